@@ -1,0 +1,365 @@
+//! The one evaluator of what a predicate means: find, live queries and tests all ask it.
+//!
+//! The meaning is MongoDB's as Parse exposes it: `null` also matches what is missing, an array matches when it or one
+//! of its elements does, comparisons hold only within one type, and `$ne`/`$nin` are the exact complements of
+//! equality and `$in`.
+
+use crate::error::{Error, Result};
+use crate::object::Object;
+use crate::order::{compare_same_type, key};
+use crate::query::{Constraint, Predicate, Regex, visit_path};
+use crate::value::Value;
+use compact_str::CompactString;
+use std::cmp::Ordering;
+use std::collections::HashSet;
+
+/// A predicate made ready to be asked often: expressions compiled, long lists hashed.
+///
+/// ```
+/// use tidings_protocol::{matches::Matcher, Map, Object, Predicate};
+/// let where_ = Map::from_json(br#"{"score":{"$gt":3}}"#).unwrap();
+/// let matcher = Matcher::new(&Predicate::from_map(&where_).unwrap()).unwrap();
+/// let object = Object { fields: Map::from_json(br#"{"score":5}"#).unwrap(), ..Object::default() };
+/// assert!(matcher.matches(&object));
+/// ```
+#[derive(Debug)]
+pub struct Matcher(Node);
+
+#[derive(Debug)]
+enum Node {
+    All(Vec<Node>),
+    Any(Vec<Node>),
+    None(Vec<Node>),
+    Field { path: CompactString, test: Test },
+}
+
+#[derive(Debug)]
+enum Test {
+    Eq(Value),
+    Ne(Value),
+    Compare { operand: Value, less: bool, equal: bool, greater: bool },
+    In(List),
+    Nin(List),
+    All(Vec<Value>),
+    AllMatch(Vec<fancy_regex::Regex>),
+    Exists(bool),
+    Matches(fancy_regex::Regex),
+}
+
+#[derive(Debug)]
+struct List {
+    values: Vec<Value>,
+    /// For long lists: the keys of all values.
+    keys: Option<HashSet<Vec<u8>>>,
+}
+
+/// From this length on a list is hashed instead of scanned.
+const HASH_FROM: usize = 16;
+
+/// An expression that backtracks further than this matches nothing.
+const BACKTRACK_LIMIT: usize = 50_000;
+/// Bytes that a compiled expression may take.
+const COMPILED_LIMIT: usize = 1 << 20;
+
+impl Matcher {
+    /// # Errors
+    /// 102 if a regular expression does not compile.
+    pub fn new(predicate: &Predicate) -> Result<Self> {
+        node(predicate).map(Self)
+    }
+
+    pub fn matches(&self, object: &Object) -> bool {
+        self.0.matches(object)
+    }
+}
+
+fn node(predicate: &Predicate) -> Result<Node> {
+    let nodes = |parts: &[Predicate]| parts.iter().map(node).collect::<Result<Vec<_>>>();
+    Ok(match predicate {
+        Predicate::And(parts) => Node::All(nodes(parts)?),
+        Predicate::Or(parts) => Node::Any(nodes(parts)?),
+        Predicate::Nor(parts) => Node::None(nodes(parts)?),
+        Predicate::Field { path, constraint } => Node::Field { path: path.clone(), test: test(constraint)? },
+    })
+}
+
+fn test(constraint: &Constraint) -> Result<Test> {
+    let compare =
+        |operand: &Value, less, equal, greater| Test::Compare { operand: operand.clone(), less, equal, greater };
+    Ok(match constraint {
+        Constraint::Eq(value) => Test::Eq(value.clone()),
+        Constraint::Ne(value) => Test::Ne(value.clone()),
+        Constraint::Lt(value) => compare(value, true, false, false),
+        Constraint::Lte(value) => compare(value, true, true, false),
+        Constraint::Gt(value) => compare(value, false, false, true),
+        Constraint::Gte(value) => compare(value, false, true, true),
+        Constraint::In(values) => Test::In(List::new(values)),
+        Constraint::Nin(values) => Test::Nin(List::new(values)),
+        Constraint::All(values) => Test::All(values.clone()),
+        Constraint::AllMatch(regexes) => Test::AllMatch(regexes.iter().map(Regex::compile).collect::<Result<_>>()?),
+        Constraint::Exists(flag) => Test::Exists(*flag),
+        Constraint::Matches(regex) => Test::Matches(regex.compile()?),
+    })
+}
+
+impl Node {
+    fn matches(&self, object: &Object) -> bool {
+        match self {
+            Self::All(parts) => parts.iter().all(|part| part.matches(object)),
+            Self::Any(parts) => parts.iter().any(|part| part.matches(object)),
+            Self::None(parts) => !parts.iter().any(|part| part.matches(object)),
+            Self::Field { path, test } => test.matches(object, path),
+        }
+    }
+}
+
+impl Test {
+    fn matches(&self, object: &Object, path: &str) -> bool {
+        let any = |holds: &dyn Fn(Option<&Value>) -> bool| visit_path(object, path, &mut |found| holds(found));
+        match self {
+            Self::Eq(value) => any(&|found| equals(found, value)),
+            Self::Ne(value) => !any(&|found| equals(found, value)),
+            Self::Compare { operand, less, equal, greater } => any(&|found| {
+                compares(found, operand, |ordering| match ordering {
+                    Ordering::Less => *less,
+                    Ordering::Equal => *equal,
+                    Ordering::Greater => *greater,
+                })
+            }),
+            Self::In(list) => any(&|found| list.holds(found)),
+            Self::Nin(list) => !any(&|found| list.holds(found)),
+            Self::All(values) => !values.is_empty() && values.iter().all(|value| any(&|found| equals(found, value))),
+            Self::AllMatch(regexes) => regexes.iter().all(|regex| any(&|found| is_match(found, regex))),
+            Self::Exists(expected) => any(&|found| found.is_some()) == *expected,
+            Self::Matches(regex) => any(&|found| is_match(found, regex)),
+        }
+    }
+}
+
+impl List {
+    fn new(values: &[Value]) -> Self {
+        let keys = (values.len() >= HASH_FROM).then(|| values.iter().map(key).collect());
+        Self { values: values.to_vec(), keys }
+    }
+
+    fn holds(&self, found: Option<&Value>) -> bool {
+        match found {
+            None => self.holds_one(&Value::Null),
+            Some(Value::Array(items)) => items.iter().any(|item| self.holds_one(item)),
+            Some(value) => self.holds_one(value),
+        }
+    }
+
+    fn holds_one(&self, value: &Value) -> bool {
+        match &self.keys {
+            Some(keys) => {
+                keys.contains(&key(value))
+                    || value
+                        .as_pointer()
+                        .is_some_and(|pointer| keys.contains(&key(&Value::string(pointer.id.as_str()))))
+            }
+            None => self.values.iter().any(|listed| listed == value || names_pointer(listed, value)),
+        }
+    }
+}
+
+/// A plain id in a list stands for a pointer with that id.
+fn names_pointer(listed: &Value, value: &Value) -> bool {
+    matches!((listed, value), (Value::String(id), Value::Pointer(pointer)) if *id == pointer.id.as_str())
+}
+
+fn equals(found: Option<&Value>, value: &Value) -> bool {
+    match found {
+        None => value.is_null(),
+        Some(found) if found == value => true,
+        Some(Value::Array(items)) => items.contains(value),
+        Some(_) => false,
+    }
+}
+
+fn compares(found: Option<&Value>, operand: &Value, holds: impl Fn(Ordering) -> bool) -> bool {
+    let one = |value: &Value| compare_same_type(value, operand).is_some_and(&holds);
+    match found {
+        None => one(&Value::Null),
+        Some(whole @ Value::Array(items)) => one(whole) || items.iter().any(one),
+        Some(value) => one(value),
+    }
+}
+
+fn is_match(found: Option<&Value>, regex: &fancy_regex::Regex) -> bool {
+    let one = |value: &Value| value.as_str().is_some_and(|text| regex.is_match(text).unwrap_or(false));
+    match found {
+        Some(Value::Array(items)) => items.iter().any(one),
+        Some(value) => one(value),
+        None => false,
+    }
+}
+
+impl Regex {
+    /// Expressions run in linear time; only those that need look-around or back-references backtrack, within a limit.
+    ///
+    /// # Errors
+    /// 102 for an expression that cannot be read or grows too large.
+    pub fn compile(&self) -> Result<fancy_regex::Regex> {
+        let mut source = String::with_capacity(self.pattern.len() + 8);
+        let flags: String = self.options.chars().filter(|letter| "imsx".contains(*letter)).collect();
+        if !flags.is_empty() {
+            source.push_str("(?");
+            source.push_str(&flags);
+            source.push(')');
+        }
+        write_unquoted(&self.pattern, &mut source);
+        fancy_regex::RegexBuilder::new(&source)
+            .backtrack_limit(BACKTRACK_LIMIT)
+            .delegate_size_limit(COMPILED_LIMIT)
+            .build()
+            .map_err(|error| Error::invalid_query(format!("Invalid regular expression: {error}")))
+    }
+}
+
+/// Parse SDKs quote literal text as `\Q…\E`, which the engine does not know.
+fn write_unquoted(pattern: &str, out: &mut String) {
+    let mut rest = pattern;
+    while let Some(start) = rest.find("\\Q") {
+        // `\\Q` is a backslash and a Q.
+        let backslashes = rest[..start].bytes().rev().take_while(|byte| *byte == b'\\').count();
+        if backslashes % 2 == 1 {
+            out.push_str(&rest[..start + 2]);
+            rest = &rest[start + 2..];
+            continue;
+        }
+        out.push_str(&rest[..start]);
+        let quoted = &rest[start + 2..];
+        let end = quoted.find("\\E");
+        for letter in quoted[..end.unwrap_or(quoted.len())].chars() {
+            // White space and `#` are escaped too: option `x` would drop them.
+            if letter.is_ascii_punctuation() || letter == ' ' {
+                out.push('\\');
+            }
+            out.push(letter);
+        }
+        rest = end.map_or("", |end| &quoted[end + 2..]);
+    }
+    // A closing `\E` without an opening one says nothing.
+    out.push_str(&rest.replace("\\E", ""));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::value::Map;
+
+    fn matches(object: &str, filter: &str) -> bool {
+        let predicate = Predicate::from_map(&Map::from_json(filter.as_bytes()).unwrap()).unwrap();
+        let object = Object { fields: Map::from_json(object.as_bytes()).unwrap(), ..Object::default() };
+        Matcher::new(&predicate).unwrap().matches(&object)
+    }
+
+    /// The rows and vectors that were measured on Parse Server with MongoDB (parse-protocol.md, appendix A).
+    const ROWS: [(&str, &str); 7] = [
+        ("num1", r#"{"n":1,"s":"abc","arr":[1,2],"p":P1,"d":D20,"o":{"a":1,"l":[{"x":1},{"x":2}]},"pa":[P1]}"#),
+        ("num5", r#"{"n":5,"s":"ABC","arr":[2,3],"p":P2,"d":D21,"o":{"a":2},"pa":[P1,P2]}"#),
+        ("null", r#"{"n":null,"s":null,"arr":null}"#),
+        ("missing", "{}"),
+        ("empty", r#"{"arr":[],"s":""}"#),
+        ("arrnull", r#"{"arr":[null,1]}"#),
+        ("arrarr", r#"{"arr":[[1,2]]}"#),
+    ];
+
+    fn expand(json: &str) -> String {
+        json.replace("P1", r#"{"__type":"Pointer","className":"T","objectId":"t1"}"#)
+            .replace("P2", r#"{"__type":"Pointer","className":"T","objectId":"t2"}"#)
+            .replace("D20", r#"{"__type":"Date","iso":"2020-01-01T00:00:00.000Z"}"#)
+            .replace("D206", r#"{"__type":"Date","iso":"2020-06-01T00:00:00.000Z"}"#)
+            .replace("D21", r#"{"__type":"Date","iso":"2021-01-01T00:00:00.000Z"}"#)
+    }
+
+    #[track_caller]
+    fn check(filter: &str, expected: &str) {
+        let expected = expected.replace("rest", "null missing empty arrnull arrarr");
+        let expected = expected.replace("all", "num1 num5 null missing empty arrnull arrarr");
+        let found: Vec<_> =
+            ROWS.iter().filter(|(_, row)| matches(&expand(row), &expand(filter))).map(|(name, _)| *name).collect();
+        assert_eq!(found.join(" "), expected, "{filter}");
+    }
+
+    #[test]
+    fn measured_vectors_hold() {
+        check(r#"{"n":null}"#, "rest");
+        check(r#"{"n":{"$eq":null}}"#, "rest");
+        check(r#"{"n":{"$ne":1}}"#, "num5 rest");
+        check(r#"{"n":{"$ne":null}}"#, "num1 num5");
+        check(r#"{"n":{"$lt":3}}"#, "num1");
+        check(r#"{"n":{"$gt":3}}"#, "num5");
+        check(r#"{"n":{"$gte":null}}"#, "rest");
+        check(r#"{"n":{"$lt":"zzz"}}"#, "");
+        check(r#"{"n":{"$in":[1,null]}}"#, "num1 rest");
+        check(r#"{"n":{"$in":[]}}"#, "");
+        check(r#"{"n":{"$nin":[]}}"#, "all");
+        check(r#"{"n":{"$nin":[1]}}"#, "num5 rest");
+        check(r#"{"n":{"$nin":[1,null]}}"#, "num5");
+        check(r#"{"n":{"$exists":true}}"#, "num1 num5 null");
+        check(r#"{"n":{"$exists":false}}"#, "missing empty arrnull arrarr");
+        check(r#"{"n":"1"}"#, "");
+        check(r#"{"arr":2}"#, "num1 num5");
+        check(r#"{"arr":{"$eq":2}}"#, "num1 num5");
+        check(r#"{"arr":{"$eq":[1,2]}}"#, "num1 arrarr");
+        check(r#"{"arr":{"$ne":2}}"#, "rest");
+        check(r#"{"arr":{"$in":[3]}}"#, "num5");
+        check(r#"{"arr":{"$nin":[3]}}"#, "num1 rest");
+        check(r#"{"arr":{"$in":[[1,2]]}}"#, "num1 num5 arrnull");
+        check(r#"{"arr":{"$all":[1,2]}}"#, "num1");
+        check(r#"{"arr":{"$all":[]}}"#, "");
+        check(r#"{"arr":{"$gt":2}}"#, "num5");
+        check(r#"{"arr":null}"#, "null missing arrnull");
+        check(r#"{"arr.0":1}"#, "num1");
+        check(r#"{"o.a":1}"#, "num1");
+        check(r#"{"o.l.x":2}"#, "num1");
+        check(r#"{"p":P1}"#, "num1");
+        check(r#"{"p":"t1"}"#, "");
+        check(r#"{"p":{"$eq":"t1"}}"#, "num1");
+        check(r#"{"p":{"$eq":P1}}"#, "num1");
+        check(r#"{"p":{"$ne":P1}}"#, "num5 rest");
+        check(r#"{"p":{"$in":[P1,P2]}}"#, "num1 num5");
+        check(r#"{"p":{"$in":["t1"]}}"#, "num1");
+        check(r#"{"p":{"$exists":true}}"#, "num1 num5");
+        check(r#"{"pa":P1}"#, "num1 num5");
+        check(r#"{"pa":{"$all":[P1,P2]}}"#, "num5");
+        check(r#"{"d":{"$gt":D20}}"#, "num5");
+        check(r#"{"d":{"$in":[D20]}}"#, "num1");
+        check(r#"{"d":"2020-01-01T00:00:00.000Z"}"#, "");
+        check(r#"{"s":{"$regex":"^a"}}"#, "num1");
+        check(r#"{"s":{"$regex":"^a","$options":"i"}}"#, "num1 num5");
+        check(r#"{"s":{"$regex":"^\\Qa\\E"}}"#, "num1");
+        check(r#"{"s":{"$regex":"n"}}"#, "");
+        check(r#"{"s":{"$regex":"^a","$options":"x"}}"#, "num1");
+        check(r#"{"$or":[{"n":1},{"n":5}]}"#, "num1 num5");
+        check(r#"{"$nor":[{"n":1},{"n":5}]}"#, "rest");
+        check(r#"{"$and":[{"n":1},{"n":5}]}"#, "");
+        check(r#"{"objectId":5}"#, "");
+        check(r#"{"zzz":1}"#, "");
+        check("{}", "all");
+    }
+
+    #[test]
+    fn long_lists_mean_the_same_as_short_ones() {
+        let numbers: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+        check(&format!(r#"{{"n":{{"$in":[{},null]}}}}"#, numbers.join(",")), "all");
+        check(&format!(r#"{{"p":{{"$in":[{},"t1"]}}}}"#, numbers.join(",")), "num1");
+    }
+
+    #[test]
+    fn quoted_text_is_literal() {
+        assert!(matches(r#"{"s":"a.b*c"}"#, r#"{"s":{"$regex":"^\\Qa.b*c\\E$"}}"#));
+        assert!(!matches(r#"{"s":"axb*c"}"#, r#"{"s":{"$regex":"\\Qa.b\\E"}}"#));
+        assert!(matches(r#"{"s":"a b#c"}"#, r#"{"s":{"$regex":"\\Qa b#c\\E","$options":"x"}}"#));
+        assert!(matches(r#"{"s":"a\\Eb"}"#, r#"{"s":{"$regex":"\\Qa\\E\\\\E\\Qb\\E"}}"#));
+    }
+
+    #[test]
+    fn look_around_works_within_its_limit() {
+        assert!(matches(r#"{"s":"foobar"}"#, r#"{"s":{"$regex":"foo(?=bar)"}}"#));
+        let hard = format!(r#"{{"s":"{}!"}}"#, "a".repeat(60));
+        assert!(!matches(&hard, r#"{"s":{"$regex":"^(?=(a+)+$)(a+)+$"}}"#));
+    }
+}

@@ -1,0 +1,182 @@
+//! The newest changes in memory: what the live-query engine reads while it keeps up.
+
+use super::{Committed, Position};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The newest committed changes, bounded by bytes, and how far their one follower has come.
+///
+/// The store pushes in commit order. The follower reads what comes after its position; when it has fallen behind the
+/// oldest change kept here it is told so, and reads the change log instead.
+pub struct ChangeTail {
+    recent: Mutex<Recent>,
+    max_bytes: usize,
+    /// Position of the newest change.
+    published: AtomicU64,
+    /// Called after each push; must not block.
+    wake: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+struct Recent {
+    changes: VecDeque<(Arc<Committed>, Instant)>,
+    bytes: usize,
+    /// The position before the oldest change kept.
+    floor: Position,
+    /// The position that the follower has applied.
+    followed: Position,
+    /// Bytes of changes pushed that the follower has not applied.
+    lag_bytes: usize,
+    /// When the oldest change not applied was pushed, as far as known here.
+    behind_since: Option<Instant>,
+    /// Whether anybody follows: without live queries nothing lags.
+    has_follower: bool,
+}
+
+/// What a follower finds after its position.
+#[derive(Debug)]
+pub enum Read {
+    /// In order, none missing; empty when it has caught up.
+    Changes(Vec<Arc<Committed>>),
+    /// The next change is no longer here: read the change log.
+    Behind,
+}
+
+impl ChangeTail {
+    /// A tail that keeps about `max_bytes` and continues after `position`.
+    pub fn new(position: Position, max_bytes: usize) -> Self {
+        let recent = Recent {
+            changes: VecDeque::new(),
+            bytes: 0,
+            floor: position,
+            followed: position,
+            lag_bytes: 0,
+            behind_since: None,
+            has_follower: false,
+        };
+        Self { recent: Mutex::new(recent), max_bytes, published: AtomicU64::new(position), wake: OnceLock::new() }
+    }
+
+    /// Registers the follower's wake-up call. Only the first one counts.
+    pub fn follow(&self, wake: impl Fn() + Send + Sync + 'static) {
+        self.lock().has_follower = true;
+        let _ = self.wake.set(Box::new(wake));
+    }
+
+    pub fn push(&self, changes: impl IntoIterator<Item = Arc<Committed>>) {
+        let now = Instant::now();
+        let mut recent = self.lock();
+        for change in changes {
+            let weight = change.weight();
+            self.published.store(change.position, Ordering::Release);
+            recent.bytes += weight;
+            recent.lag_bytes += weight;
+            recent.behind_since.get_or_insert(now);
+            recent.changes.push_back((change, now));
+        }
+        while recent.bytes > self.max_bytes {
+            let Some((oldest, _)) = recent.changes.pop_front() else { break };
+            recent.bytes -= oldest.weight();
+            recent.floor = oldest.position;
+        }
+        drop(recent);
+        if let Some(wake) = self.wake.get() {
+            wake();
+        }
+    }
+
+    /// Position of the newest change.
+    pub fn position(&self) -> Position {
+        self.published.load(Ordering::Acquire)
+    }
+
+    /// At most `max` changes after `position`.
+    pub fn read_after(&self, position: Position, max: usize) -> Read {
+        let recent = self.lock();
+        if position < recent.floor {
+            return Read::Behind;
+        }
+        let start = recent.changes.partition_point(|(change, _)| change.position <= position);
+        Read::Changes(recent.changes.range(start..).take(max).map(|(change, _)| change.clone()).collect())
+    }
+
+    /// The follower has applied everything up to `position`, which weighed `bytes`.
+    pub fn applied(&self, position: Position, bytes: usize) {
+        let mut recent = self.lock();
+        recent.followed = position;
+        recent.lag_bytes = recent.lag_bytes.saturating_sub(bytes);
+        let next = recent.changes.partition_point(|(change, _)| change.position <= position);
+        recent.behind_since = match recent.changes.get(next) {
+            // Without the entry at hand the old time still bounds it from above.
+            Some((_, pushed)) if recent.followed >= recent.floor => Some(*pushed),
+            Some(_) => recent.behind_since,
+            None => {
+                recent.lag_bytes = 0;
+                None
+            }
+        };
+    }
+
+    /// How far the follower is behind: bytes of changes, and for how long.
+    pub fn lag(&self) -> (usize, Duration) {
+        let recent = self.lock();
+        if !recent.has_follower {
+            return (0, Duration::ZERO);
+        }
+        (recent.lag_bytes, recent.behind_since.map_or(Duration::ZERO, |since| since.elapsed()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Recent> {
+        // No code that runs under the lock can leave the list half-changed.
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::changes::{Change, ObjectChange};
+    use tidings_protocol::{ClassName, ObjectId};
+
+    fn change(position: Position) -> Arc<Committed> {
+        let change = ObjectChange {
+            class: ClassName::from_trusted("C"),
+            id: ObjectId::new("x"),
+            before: None,
+            after: Some(Arc::default()),
+        };
+        Arc::new(Committed { position, change: Change::Object(change) })
+    }
+
+    #[test]
+    fn a_follower_reads_in_order_and_learns_when_it_is_behind() {
+        let tail = ChangeTail::new(10, change(1).weight() * 3);
+        tail.follow(|| {});
+        tail.push((11..=13).map(change));
+        let positions = |read| match read {
+            Read::Changes(changes) => changes.iter().map(|change| change.position).collect::<Vec<_>>(),
+            Read::Behind => panic!("behind"),
+        };
+        assert_eq!(positions(tail.read_after(10, 2)), [11, 12]);
+        assert_eq!(positions(tail.read_after(12, 9)), [13]);
+        assert!(positions(tail.read_after(13, 9)).is_empty());
+        tail.push([change(14)]);
+        assert!(matches!(tail.read_after(10, 9), Read::Behind));
+        assert_eq!(positions(tail.read_after(11, 9)), [12, 13, 14]);
+        assert_eq!(tail.position(), 14);
+    }
+
+    #[test]
+    fn lag_counts_what_was_not_applied() {
+        let tail = ChangeTail::new(0, 1 << 20);
+        tail.follow(|| {});
+        tail.push([change(1), change(2)]);
+        let weight = change(1).weight();
+        assert_eq!(tail.lag().0, 2 * weight);
+        tail.applied(1, weight);
+        assert_eq!(tail.lag().0, weight);
+        tail.applied(2, weight);
+        assert_eq!(tail.lag(), (0, Duration::ZERO));
+    }
+}

@@ -1,0 +1,328 @@
+//! One class: its fields, permissions and indexes.
+
+use super::fields::FieldType;
+use crate::permissions::ClassLevelPermissions;
+use compact_str::CompactString;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tidings_protocol::names::{ClassName, invalid_field_name, is_field_name};
+use tidings_protocol::value::{Map, Value};
+use tidings_protocol::{Code, Error};
+
+/// A class with more fields is a mistake: every query pays for them.
+pub const MAX_FIELDS: usize = 1_000;
+/// How many indexes a class may declare.
+pub const MAX_INDEXES: usize = 32;
+
+/// All classes of one moment. Cheap to clone and read; replaced as a whole.
+pub type Schemas = Arc<BTreeMap<ClassName, Arc<ClassSchema>>>;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClassSchema {
+    pub class: ClassName,
+    /// The class's own fields, without the four that every class has.
+    pub fields: BTreeMap<CompactString, FieldType>,
+    /// The permissions in force; everything is public until somebody sets them.
+    pub permissions: ClassLevelPermissions,
+    /// Declared indexes by name; the automatic ones are not listed.
+    pub indexes: BTreeMap<CompactString, Index>,
+}
+
+/// A declared index: fields in order of significance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Index {
+    pub fields: Vec<IndexField>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexField {
+    pub name: CompactString,
+    pub descending: bool,
+}
+
+/// A change to a schema that somebody asks for through the schemas API.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SchemaEdit {
+    /// Fails with 103 if the class exists.
+    Create(ClassSchema),
+    /// Each part is optional; fields that exist cannot be added, fields that do not exist cannot be removed (255).
+    Update {
+        class: ClassName,
+        add_fields: Vec<(CompactString, FieldType)>,
+        remove_fields: Vec<CompactString>,
+        permissions: Option<ClassLevelPermissions>,
+        add_indexes: Vec<(CompactString, Index)>,
+        remove_indexes: Vec<CompactString>,
+    },
+    /// Fails with 255 if the class has objects. Removing a class that does not exist succeeds.
+    Delete(ClassName),
+}
+
+impl ClassSchema {
+    /// A class that nobody has shaped yet; system classes come with their own fields.
+    pub fn new(class: ClassName) -> Self {
+        let fields = default_fields(&class).into_iter().collect();
+        let permissions = in_force(&class, ClassLevelPermissions::public());
+        Self { class, fields, permissions, indexes: BTreeMap::new() }
+    }
+
+    /// The type of a field, the four that every class has included.
+    pub fn field_type(&self, name: &str) -> Option<FieldType> {
+        match name {
+            "objectId" => Some(FieldType::String),
+            "createdAt" | "updatedAt" => Some(FieldType::Date),
+            "ACL" => Some(FieldType::Acl),
+            _ => self.fields.get(name).cloned(),
+        }
+    }
+
+    /// Checks that a field may have this type. `Ok(true)` if the field is new.
+    ///
+    /// # Errors
+    /// 111 when the field has another type, or the class already has its one GeoPoint; 105 when it is full.
+    pub fn check_field(&self, name: &str, wanted: &FieldType) -> Result<bool, Error> {
+        match self.field_type(name) {
+            Some(known) if known == *wanted => Ok(false),
+            Some(known) => Err(Error::incorrect_type(format!(
+                "schema mismatch for {}.{name}; expected {} but got {}",
+                self.class,
+                known.describe(),
+                wanted.describe()
+            ))),
+            None if *wanted == FieldType::GeoPoint && self.fields.values().any(|known| known == wanted) => {
+                Err(Error::incorrect_type("there can only be one geopoint field in a class"))
+            }
+            None if self.fields.len() >= MAX_FIELDS => {
+                Err(Error::invalid_key_name(format!("A class has at most {MAX_FIELDS} fields.")))
+            }
+            None => Ok(true),
+        }
+    }
+
+    /// # Errors
+    /// 255, 136, 102, 105, 111: what is wrong with the edit.
+    pub fn edited(
+        &self,
+        add_fields: &[(CompactString, FieldType)],
+        remove_fields: &[CompactString],
+        permissions: Option<&ClassLevelPermissions>,
+        add_indexes: &[(CompactString, Index)],
+        remove_indexes: &[CompactString],
+    ) -> Result<Self, Error> {
+        let mut edited = self.clone();
+        for name in remove_fields {
+            if is_default_field(&self.class, name) {
+                return Err(Error::new(Code::ImmutableField, format!("field {name} cannot be changed")));
+            }
+            if edited.fields.remove(name).is_none() {
+                let message = format!("Field {name} does not exist, cannot delete.");
+                return Err(Error::new(Code::InvalidSchemaOperation, message));
+            }
+        }
+        for (name, field_type) in add_fields {
+            if self.field_type(name).is_some() && !remove_fields.contains(name) {
+                let message = format!("Field {name} exists, cannot update.");
+                return Err(Error::new(Code::InvalidSchemaOperation, message));
+            }
+            if !is_field_name(name) {
+                return Err(invalid_field_name(name));
+            }
+            edited.check_field(name, field_type)?;
+            edited.fields.insert(name.clone(), field_type.clone());
+        }
+        for name in remove_indexes {
+            if edited.indexes.remove(name).is_none() {
+                return Err(Error::invalid_query(format!("Index {name} does not exist, cannot delete.")));
+            }
+        }
+        for (name, index) in add_indexes {
+            if edited.indexes.contains_key(name) {
+                return Err(Error::invalid_query(format!("Index {name} exists, cannot update.")));
+            }
+            for field in &index.fields {
+                if edited.field_type(&field.name).is_none() {
+                    return Err(Error::invalid_query(format!(
+                        "Field {} does not exist, cannot add index.",
+                        field.name
+                    )));
+                }
+            }
+            edited.indexes.insert(name.clone(), index.clone());
+        }
+        if edited.indexes.len() > MAX_INDEXES {
+            return Err(Error::invalid_query(format!("A class declares at most {MAX_INDEXES} indexes.")));
+        }
+        let orphan = edited
+            .indexes
+            .iter()
+            .find(|(_, index)| index.fields.iter().any(|field| edited.field_type(&field.name).is_none()));
+        if let Some((name, _)) = orphan {
+            return Err(Error::invalid_query(format!("Index {name} needs a field that would be deleted.")));
+        }
+        if let Some(permissions) = permissions {
+            let unknown = permissions.protected_fields().find(|field| edited.field_type(field).is_none());
+            if let Some(field) = unknown {
+                return Err(Error::invalid_json(format!("Field '{field}' in protectedFields does not exist")));
+            }
+            edited.permissions = in_force(&self.class, permissions.clone());
+        }
+        Ok(edited)
+    }
+
+    /// The schema as the schemas API shows it.
+    pub fn to_map(&self) -> Map {
+        let mut fields = Map::new();
+        for (name, field_type) in [
+            ("objectId", FieldType::String),
+            ("createdAt", FieldType::Date),
+            ("updatedAt", FieldType::Date),
+            ("ACL", FieldType::Acl),
+        ] {
+            fields.insert(name, Value::Object(field_type.to_map()));
+        }
+        for (name, field_type) in &self.fields {
+            fields.insert(name.as_str(), Value::Object(field_type.to_map()));
+        }
+        let mut map = Map::new();
+        map.insert("className", self.class.as_str().into());
+        map.insert("fields", Value::Object(fields));
+        map.insert("classLevelPermissions", Value::Object(self.permissions.to_map()));
+        let mut indexes = Map::new();
+        indexes.insert("_id_", Value::Object(tidings_protocol::map! { "_id" => 1.0 }));
+        for (name, index) in &self.indexes {
+            indexes.insert(name.as_str(), Value::Object(index.to_map()));
+        }
+        map.insert("indexes", Value::Object(indexes));
+        map
+    }
+
+    /// The schema as it is stored: only what was decided.
+    pub fn to_stored(&self) -> Map {
+        let fields = self.fields.iter().map(|(name, field)| (name.clone(), Value::Object(field.to_map())));
+        let indexes = self.indexes.iter().map(|(name, index)| (name.clone(), Value::Object(index.to_map())));
+        let mut map = Map::new();
+        map.insert("fields", Value::Object(fields.collect()));
+        map.insert("indexes", Value::Object(indexes.collect()));
+        map.insert("permissions", Value::Object(self.permissions.to_map()));
+        map
+    }
+
+    /// # Errors
+    /// A stored schema that cannot be read: the store is damaged or newer than this program.
+    pub fn from_stored(class: ClassName, map: &Map) -> Result<Self, Error> {
+        let part = |name: &str| map.get(name).and_then(Value::as_object).cloned().unwrap_or_default();
+        let mut schema = Self::new(class);
+        for (name, value) in part("fields") {
+            schema.fields.insert(name, FieldType::from_map(value.as_object().unwrap_or(&Map::new()))?);
+        }
+        for (name, value) in part("indexes") {
+            schema.indexes.insert(name, Index::from_map(value.as_object().unwrap_or(&Map::new()))?);
+        }
+        if let Some(Value::Object(permissions)) = map.get("permissions") {
+            schema.permissions = ClassLevelPermissions::from_map(permissions)?;
+        }
+        Ok(schema)
+    }
+}
+
+impl Index {
+    /// Reads `{"conversation": 1, "createdAt": -1}`.
+    ///
+    /// # Errors
+    /// 102 for anything but 1 and −1, for more than four fields, and for none.
+    pub fn from_map(map: &Map) -> Result<Self, Error> {
+        let fields = map.iter().map(|(name, direction)| match direction.as_number() {
+            Some(1.0) => Ok(IndexField { name: name.clone(), descending: false }),
+            Some(-1.0) => Ok(IndexField { name: name.clone(), descending: true }),
+            _ => Err(Error::invalid_query(format!("Index on {name}: only 1 and -1 are supported yet."))),
+        });
+        let fields = fields.collect::<Result<Vec<_>, _>>()?;
+        if fields.is_empty() || fields.len() > 4 {
+            return Err(Error::invalid_query("An index has one to four fields."));
+        }
+        Ok(Self { fields })
+    }
+
+    pub fn to_map(&self) -> Map {
+        let direction = |field: &IndexField| if field.descending { -1.0 } else { 1.0 };
+        self.fields.iter().map(|field| (field.name.clone(), Value::Number(direction(field)))).collect()
+    }
+}
+
+/// A user's e-mail is hidden from others whatever else is said.
+fn in_force(class: &ClassName, permissions: ClassLevelPermissions) -> ClassLevelPermissions {
+    if *class == ClassName::USER { permissions.protecting("*", "email") } else { permissions }
+}
+
+/// Whether a field comes with its class and cannot be removed.
+fn is_default_field(class: &ClassName, name: &str) -> bool {
+    ["objectId", "createdAt", "updatedAt", "ACL"].contains(&name)
+        || default_fields(class).iter().any(|(default, _)| default == name)
+}
+
+fn default_fields(class: &ClassName) -> Vec<(CompactString, FieldType)> {
+    let fields: &[(&str, FieldType)] = match class.as_str() {
+        "_User" => &[
+            ("username", FieldType::String),
+            ("password", FieldType::String),
+            ("email", FieldType::String),
+            ("emailVerified", FieldType::Boolean),
+            ("authData", FieldType::Object),
+        ],
+        "_Session" => &[
+            ("user", FieldType::Pointer(ClassName::USER)),
+            ("installationId", FieldType::String),
+            ("sessionToken", FieldType::String),
+            ("expiresAt", FieldType::Date),
+            ("createdWith", FieldType::Object),
+        ],
+        _ => &[],
+    };
+    fields.iter().map(|(name, field_type)| (CompactString::from(*name), field_type.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schema() -> ClassSchema {
+        let mut schema = ClassSchema::new(ClassName::from_trusted("Message"));
+        schema.fields.insert("text".into(), FieldType::String);
+        schema.fields.insert("sender".into(), FieldType::Pointer(ClassName::USER));
+        schema
+    }
+
+    #[test]
+    fn the_first_type_of_a_field_stays() {
+        assert_eq!(schema().check_field("text", &FieldType::String), Ok(false));
+        assert_eq!(schema().check_field("new", &FieldType::Number), Ok(true));
+        let error = schema().check_field("sender", &FieldType::Pointer(ClassName::SESSION)).unwrap_err();
+        assert_eq!(
+            error.message,
+            "schema mismatch for Message.sender; expected Pointer<_User> but got Pointer<_Session>"
+        );
+    }
+
+    #[test]
+    fn stored_form_reads_back() {
+        let mut schema = schema();
+        let index = Index::from_map(&tidings_protocol::map! { "sender" => 1.0, "createdAt" => -1.0 }).unwrap();
+        schema.indexes.insert("by_sender".into(), index);
+        assert_eq!(ClassSchema::from_stored(schema.class.clone(), &schema.to_stored()), Ok(schema));
+    }
+
+    #[test]
+    fn edits_are_checked() {
+        let edit = |add: &[(&str, FieldType)], remove: &[&str]| {
+            let add: Vec<_> = add.iter().map(|(name, field)| (CompactString::from(*name), field.clone())).collect();
+            let remove: Vec<_> = remove.iter().map(|name| CompactString::from(*name)).collect();
+            schema().edited(&add, &remove, None, &[], &[])
+        };
+        assert!(edit(&[("new", FieldType::Date)], &["text"]).is_ok());
+        assert_eq!(edit(&[("text", FieldType::Date)], &[]).unwrap_err().code.number(), 255);
+        assert_eq!(edit(&[], &["nope"]).unwrap_err().code.number(), 255);
+        assert_eq!(edit(&[], &["createdAt"]).unwrap_err().code.number(), 136);
+        assert_eq!(edit(&[("_x", FieldType::Date)], &[]).unwrap_err().code.number(), 105);
+        assert!(edit(&[("text", FieldType::Number)], &["text"]).is_ok(), "remove and add changes the type");
+    }
+}

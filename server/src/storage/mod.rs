@@ -1,0 +1,160 @@
+//! Objects on disk, behind one trait that speaks Parse: objects, operations and predicates, never a database's dialect.
+//!
+//! [`embedded`] is the store of one machine. Callers may rely on this contract, which `contract` checks against every
+//! store:
+//!
+//! - **Operations, not images, are committed.** They apply to the row as it is at that moment, in commit order, and the
+//!   guard is checked in the same moment; nobody above reads, decides and writes.
+//! - **An answered commit is on disk**, whole, with its change record. A commit that failed left nothing.
+//! - **Reads see one published state.** A [`Snapshot`] never shows half a commit nor anything that is not yet durable,
+//!   and a snapshot taken after a commit was answered shows it.
+//! - **Order is total.** Objects come in the order of the query, equal ones by object id; without an order they come as
+//!   they were created.
+
+mod access;
+pub mod contract;
+pub mod embedded;
+
+pub use access::{Explanation, Selection};
+
+use crate::changes::{ChangeSource, ChangeTail, Cursor};
+use crate::permissions::Principals;
+use crate::schema::{ClassSchema, FieldType, SchemaEdit, Schemas};
+use async_trait::async_trait;
+use compact_str::CompactString;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use tidings_protocol::{ClassName, Date, Object, ObjectId, Predicate, Update, Value};
+
+/// A future that storage hands out: owned by the caller, whatever becomes of the store.
+pub type Answer<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
+
+/// A store of objects. Shared by every request; cheap to call.
+#[async_trait]
+pub trait Storage: Send + Sync + 'static {
+    /// The newest published state.
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, Unavailable>;
+
+    /// Commits all writes as one, or none. Commits take their place in the order of these *calls*, not of the awaits:
+    /// the commit is under way when this returns.
+    fn commit(&self, writes: Vec<Write>) -> Answer<Result<Vec<Written>, WriteError>>;
+
+    /// Creates, changes or deletes a class, in order with all commits.
+    fn edit_schema(&self, edit: SchemaEdit) -> Answer<Result<Option<Arc<ClassSchema>>, WriteError>>;
+
+    /// All classes as of the newest published state.
+    fn schemas(&self) -> Schemas;
+
+    /// The newest changes, for one follower in this process.
+    fn tail(&self) -> Arc<ChangeTail>;
+
+    /// All retained changes.
+    fn change_source(&self) -> Arc<dyn ChangeSource>;
+
+    /// Stops accepting commits, finishes those under way and closes the files.
+    async fn close(&self);
+}
+
+/// One state of the store, for reading.
+#[async_trait]
+pub trait Snapshot: Send + Sync {
+    /// Every change up to here is in this state, and none after.
+    fn cursor(&self) -> Cursor;
+
+    /// One object, whatever its ACL; with its internal fields.
+    async fn get(&self, class: &ClassName, id: &ObjectId) -> Result<Option<Arc<Object>>, Unavailable>;
+
+    /// The objects that match and may be read, in order, cut to the page.
+    async fn find(&self, selection: &Selection) -> Result<Vec<Arc<Object>>, Unavailable>;
+
+    /// How many objects match and may be read, whatever the page.
+    async fn count(&self, selection: &Selection) -> Result<u64, Unavailable>;
+
+    /// How [`Snapshot::find`] would go about it, and what it read.
+    async fn explain(&self, selection: &Selection) -> Result<Explanation, Unavailable>;
+}
+
+/// One object to write.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Write {
+    pub class: ClassName,
+    pub id: ObjectId,
+    pub action: Action,
+    pub guard: Guard,
+    /// Columns that this write needs; made in the same commit if they are missing, and the class with them. A column
+    /// that exists with another type fails the write with 111.
+    pub fields: Vec<(CompactString, FieldType)>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// The object as it shall be. Fails if the id exists.
+    Create(Object),
+    /// `at` becomes `updatedAt`, unless the object is already newer.
+    Update {
+        update: Update,
+        at: Date,
+    },
+    Delete,
+}
+
+/// What must hold at the moment of the commit.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Guard {
+    /// An existing object must be writable for these; `None` asks nobody (the server's own writes).
+    pub writer: Option<Principals>,
+    /// Each predicate must match the object as it is (for a decision that was made on a value).
+    pub expect: Option<Predicate>,
+    /// No other object of the class may hold this value in this field, upper and lower case alike.
+    pub unique: Vec<Unique>,
+}
+
+/// A value that only one object of its class may hold, ignoring case. The store keeps an index for each such field.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unique {
+    pub field: CompactString,
+    pub value: Value,
+}
+
+/// What a write did.
+#[derive(Clone, Debug)]
+pub struct Written {
+    pub cursor: Cursor,
+    pub before: Option<Arc<Object>>,
+    pub after: Option<Arc<Object>>,
+}
+
+/// Why a commit left nothing.
+#[derive(Clone, Debug, PartialEq)]
+pub enum WriteError {
+    /// The object does not exist, or its ACL does not let this writer.
+    NotFound,
+    /// An object with this id exists already.
+    Exists,
+    /// Another object holds the unique value of this field.
+    Duplicate {
+        field: CompactString,
+    },
+    /// [`Guard::expect`] does not match.
+    Unexpected,
+    /// The write itself cannot be: Parse's error says why.
+    Rejected(tidings_protocol::Error),
+    Unavailable(Unavailable),
+}
+
+/// The store cannot answer: a failed disk, a lost connection, a shutdown. The text is for the log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unavailable(pub String);
+
+impl From<Unavailable> for WriteError {
+    fn from(unavailable: Unavailable) -> Self {
+        Self::Unavailable(unavailable)
+    }
+}
+
+impl From<tidings_protocol::Error> for WriteError {
+    fn from(error: tidings_protocol::Error) -> Self {
+        Self::Rejected(error)
+    }
+}

@@ -93,6 +93,18 @@ impl Update {
         self
     }
 
+    /// The last operation on exactly this path.
+    pub fn operation(&self, path: &str) -> Option<&Operation> {
+        self.operations.iter().rev().find(|(known, _)| known == path).map(|(_, operation)| operation)
+    }
+
+    /// Takes out every operation on exactly this path, and returns the last.
+    pub fn take(&mut self, path: &str) -> Option<Operation> {
+        let last = self.operation(path).cloned();
+        self.operations.retain(|(known, _)| known != path);
+        last
+    }
+
     /// The same operations as they act on an object that does not exist yet: repeats in `AddUnique` are kept and
     /// `Remove` leaves an empty array, as in Parse.
     #[must_use]

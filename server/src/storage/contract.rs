@@ -1,1 +1,1252 @@
+//! What every store must do, one behaviour per function, written once and run against each.
+//!
+//! A store instantiates the suite with [`storage_contract!`], giving a function that makes [`Stores`]. The tests use
+//! classes that nobody else uses, so that they can share one database.
 
+use super::{Action, Answer, Guard, Selection, Storage, Unique, Write, WriteError, Written};
+use crate::changes::{Change, Committed, Cursor, ObjectChange, Position, Read};
+use crate::permissions::Principals;
+use crate::schema::{ClassSchema, FieldType, Index, SchemaEdit, infer};
+use compact_str::{CompactString, format_compact};
+use futures_util_free::join_all;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tidings_protocol::matches::Matcher;
+use tidings_protocol::order::write_sort_key;
+use tidings_protocol::query::Order;
+use tidings_protocol::{Acl, ClassName, Code, Date, Map, Object, ObjectId, Predicate, Update, Value};
+
+/// Where stores under test come from.
+pub trait Stores: Send + Sync {
+    /// Opens the store; a second time, after it was closed and dropped, the same one.
+    fn open(&self) -> Answer<Arc<dyn Storage>>;
+}
+
+/// Makes a test of each behaviour: `storage_contract!(make_stores);`.
+macro_rules! storage_contract {
+    ($stores:expr) => {
+        $crate::storage::contract::storage_contract! { $stores;
+            created_objects_are_found
+            an_id_is_taken_once
+            operations_apply_to_the_row_as_it_is
+            updated_at_never_goes_back
+            deleted_objects_are_gone
+            writes_to_what_is_not_there_or_not_writable_are_not_found
+            an_expectation_must_hold
+            unique_values_ignore_case
+            a_unique_value_is_free_again_after_change_and_delete
+            uniqueness_knows_objects_from_before_its_first_use
+            a_commit_is_all_or_nothing
+            a_write_sees_the_earlier_ones_of_its_commit
+            increments_are_atomic
+            a_failed_commit_harms_no_other
+            commits_take_their_place_when_they_are_called
+            writes_bring_their_columns
+            a_column_keeps_its_type
+            a_failed_write_leaves_no_column
+            schema_edits_are_checked
+            a_class_with_objects_is_not_deleted
+            a_removed_field_loses_its_values
+            without_an_order_objects_come_as_they_were_created
+            equal_objects_come_by_id
+            pages_follow_each_other
+            readers_see_what_they_may
+            counting_agrees_with_finding
+            a_snapshot_stays_as_it_is
+            a_commit_is_seen_whole
+            changes_are_what_was_committed
+            changes_hide_internal_fields
+            the_tail_follows_the_log
+            cursors_grow
+            objects_have_a_largest_size
+            ids_of_any_text_work
+            the_newest_messages_of_a_conversation_are_read_as_a_page
+            every_path_finds_the_same
+            everything_is_there_after_reopening
+        }
+    };
+    ($stores:expr; $($behaviour:ident)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $behaviour() {
+                let stores = $stores;
+                $crate::storage::contract::$behaviour(&stores).await;
+            }
+        )*
+    };
+}
+pub(crate) use storage_contract;
+
+/// A class that no other test uses.
+pub fn fresh_class(name: &str) -> ClassName {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let next = NEXT.fetch_add(1, Ordering::Relaxed);
+    ClassName::from_trusted(format_compact!("{name}_{next}_{:x}", rand::random::<u32>()))
+}
+
+pub fn id(text: &str) -> ObjectId {
+    ObjectId::new(text)
+}
+
+pub fn fields(json: &str) -> Map {
+    Map::from_json(json.as_bytes()).unwrap()
+}
+
+pub fn millis(millis: i64) -> Date {
+    Date::from_millis(millis).unwrap()
+}
+
+/// An object to create, made at `at` milliseconds, with the columns that its fields need.
+pub fn create_at(class: &ClassName, id: &str, at: i64, json: &str) -> Write {
+    let fields = fields(json);
+    let columns = fields.iter().filter_map(|(name, value)| Some((name.clone(), FieldType::of(value)?)));
+    Write {
+        class: class.clone(),
+        id: ObjectId::new(id),
+        guard: Guard::default(),
+        fields: columns.filter(|(name, _)| !name.starts_with('_')).collect(),
+        action: Action::Create(Object {
+            id: ObjectId::new(id),
+            created_at: millis(at),
+            updated_at: millis(at),
+            acl: None,
+            fields,
+        }),
+    }
+}
+
+pub fn create(class: &ClassName, id: &str, json: &str) -> Write {
+    create_at(class, id, 1_000, json)
+}
+
+pub fn update_at(class: &ClassName, id: &str, at: i64, json: &str) -> Write {
+    let update = Update::from_map(fields(json)).unwrap();
+    let columns = update
+        .operations
+        .iter()
+        .filter_map(|(path, operation)| Some((CompactString::from(path.split('.').next()?), infer(path, operation)?)));
+    Write {
+        class: class.clone(),
+        id: ObjectId::new(id),
+        guard: Guard::default(),
+        fields: columns.collect(),
+        action: Action::Update { update, at: millis(at) },
+    }
+}
+
+pub fn update(class: &ClassName, id: &str, json: &str) -> Write {
+    update_at(class, id, 2_000, json)
+}
+
+pub fn delete(class: &ClassName, id: &str) -> Write {
+    Write {
+        class: class.clone(),
+        id: ObjectId::new(id),
+        guard: Guard::default(),
+        fields: Vec::new(),
+        action: Action::Delete,
+    }
+}
+
+impl Write {
+    fn with_acl(mut self, acl: Acl) -> Self {
+        if let Action::Create(object) = &mut self.action {
+            object.acl = Some(acl);
+        }
+        self
+    }
+
+    fn by(mut self, writer: Principals) -> Self {
+        self.guard.writer = Some(writer);
+        self
+    }
+
+    fn expecting(mut self, filter: &str) -> Self {
+        self.guard.expect = Some(predicate(filter));
+        self
+    }
+
+    fn unique(mut self, field: &str, value: &str) -> Self {
+        self.guard.unique.push(Unique { field: field.into(), value: Value::from(value) });
+        self
+    }
+}
+
+pub fn predicate(json: &str) -> Predicate {
+    Predicate::from_map(&fields(json)).unwrap()
+}
+
+fn user(id: &str) -> Principals {
+    Principals::user(ObjectId::new(id))
+}
+
+/// One write that must succeed.
+#[track_caller]
+pub fn done(store: &dyn Storage, write: Write) -> impl Future<Output = Written> + use<> {
+    let answer = store.commit(vec![write]);
+    async move { answer.await.unwrap().remove(0) }
+}
+
+/// Why one write fails.
+async fn failure(store: &dyn Storage, write: Write) -> WriteError {
+    store.commit(vec![write]).await.unwrap_err()
+}
+
+pub async fn get(store: &dyn Storage, class: &ClassName, id: &str) -> Option<Arc<Object>> {
+    store.snapshot().await.unwrap().get(class, &ObjectId::new(id)).await.unwrap()
+}
+
+async fn json(store: &dyn Storage, class: &ClassName, id: &str) -> String {
+    get(store, class, id).await.map_or("none".into(), |object| object.fields.to_json())
+}
+
+/// A selection by the master key.
+pub fn select(class: &ClassName, filter: &str, order: &str) -> Selection {
+    let order = if order.is_empty() { Vec::new() } else { Order::parse(&Value::from(order)).unwrap() };
+    Selection { predicate: predicate(filter), order, ..Selection::all(class.clone(), Principals::MASTER) }
+}
+
+pub async fn find(store: &dyn Storage, selection: &Selection) -> Vec<Arc<Object>> {
+    store.snapshot().await.unwrap().find(selection).await.unwrap()
+}
+
+/// The ids that a selection finds, joined by spaces.
+async fn found(store: &dyn Storage, selection: &Selection) -> String {
+    ids(&find(store, selection).await)
+}
+
+fn ids(objects: &[Arc<Object>]) -> String {
+    objects.iter().map(|object| object.id.as_str()).collect::<Vec<_>>().join(" ")
+}
+
+/// The changes of one class after a position, from the log.
+fn changes_of(store: &dyn Storage, class: &ClassName, mut after: Position) -> Vec<Arc<Committed>> {
+    let source = store.change_source();
+    let mut changes = Vec::new();
+    loop {
+        // Small reads, so that going on from where one ended is tested along.
+        let read = source.read_after(after, 1_000).unwrap();
+        let Some(last) = read.last() else { return changes };
+        after = last.position;
+        changes.extend(read.into_iter().filter(|change| match &change.change {
+            Change::Object(change) => change.class == *class,
+            Change::Schema { class: changed, .. } => changed == class,
+        }));
+    }
+}
+
+async fn position(store: &dyn Storage) -> Position {
+    store.snapshot().await.unwrap().cursor().position
+}
+
+fn object_change(change: &Committed) -> Option<&ObjectChange> {
+    match &change.change {
+        Change::Object(change) => Some(change),
+        Change::Schema { .. } => None,
+    }
+}
+
+pub async fn created_objects_are_found(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Made");
+    let json = r#"{"text":"hi","n":1.5,"list":[1,{"a":null}],"at":{"__type":"Date","iso":"2026-01-02T03:04:05.678Z"}}"#;
+    let written = done(&*store, create_at(&class, "a", 7, json).with_acl(Acl::default().with("*", true, false))).await;
+    assert_eq!(written.before, None);
+    let object = get(&*store, &class, "a").await.unwrap();
+    assert_eq!(Some(&object), written.after.as_ref());
+    assert_eq!((object.created_at, object.fields.to_json()), (millis(7), json.to_owned()));
+    assert_eq!(object.acl, Some(Acl::default().with("*", true, false)));
+    assert_eq!(find(&*store, &select(&class, r#"{"text":"hi"}"#, "")).await, [object]);
+    assert_eq!(get(&*store, &class, "b").await, None);
+    assert_eq!(get(&*store, &fresh_class("None"), "a").await, None);
+    assert!(find(&*store, &select(&fresh_class("None"), "{}", "")).await.is_empty());
+}
+
+pub async fn an_id_is_taken_once(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Taken");
+    done(&*store, create(&class, "a", r#"{"n":1}"#)).await;
+    assert_eq!(failure(&*store, create(&class, "a", r#"{"n":2}"#)).await, WriteError::Exists);
+    assert_eq!(json(&*store, &class, "a").await, r#"{"n":1}"#);
+    let both = store.commit(vec![create(&class, "b", "{}"), create(&class, "b", "{}")]).await;
+    assert_eq!(both.unwrap_err(), WriteError::Exists);
+    done(&*store, delete(&class, "a")).await;
+    done(&*store, create(&class, "a", r#"{"n":3}"#)).await;
+    assert_eq!(json(&*store, &class, "a").await, r#"{"n":3}"#);
+    assert_eq!(found(&*store, &select(&class, "{}", "")).await, "a");
+}
+
+pub async fn operations_apply_to_the_row_as_it_is(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Operations");
+    done(&*store, create(&class, "a", r#"{"n":1,"list":[1],"gone":true}"#)).await;
+    let operations = r#"{"n":{"__op":"Increment","amount":2},"list":{"__op":"Add","objects":[2]},
+        "gone":{"__op":"Delete"},"new":"x"}"#;
+    let written = done(&*store, update(&class, "a", operations)).await;
+    assert_eq!(written.before.unwrap().fields.to_json(), r#"{"n":1,"list":[1],"gone":true}"#);
+    assert_eq!(written.after.unwrap().fields.to_json(), r#"{"n":3,"list":[1,2],"new":"x"}"#);
+    assert_eq!(json(&*store, &class, "a").await, r#"{"n":3,"list":[1,2],"new":"x"}"#);
+    let misfit = Write { fields: Vec::new(), ..update(&class, "a", r#"{"new":{"__op":"Increment","amount":1}}"#) };
+    match failure(&*store, misfit).await {
+        WriteError::Rejected(error) => assert_eq!(error.code, Code::IncorrectType),
+        other => panic!("{other:?}"),
+    }
+}
+
+pub async fn updated_at_never_goes_back(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Updated");
+    done(&*store, create_at(&class, "a", 5_000, "{}")).await;
+    let after = |written: Written| written.after.unwrap().updated_at;
+    assert_eq!(after(done(&*store, update_at(&class, "a", 6_000, r#"{"n":1}"#)).await), millis(6_000));
+    assert_eq!(after(done(&*store, update_at(&class, "a", 5_500, r#"{"n":2}"#)).await), millis(6_000));
+    assert_eq!(get(&*store, &class, "a").await.unwrap().created_at, millis(5_000));
+}
+
+pub async fn deleted_objects_are_gone(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Deleted");
+    let conversation = r#"{"p":{"__type":"Pointer","className":"C","objectId":"c"}}"#;
+    done(&*store, create(&class, "a", conversation)).await;
+    done(&*store, create(&class, "b", conversation)).await;
+    let written = done(&*store, delete(&class, "a")).await;
+    assert_eq!(written.before.unwrap().id, id("a"));
+    assert_eq!(written.after, None);
+    assert_eq!(get(&*store, &class, "a").await, None);
+    for (filter, order) in [("{}", ""), (conversation, ""), (conversation, "-createdAt"), ("{}", "updatedAt")] {
+        assert_eq!(found(&*store, &select(&class, filter, order)).await, "b");
+    }
+    assert_eq!(failure(&*store, delete(&class, "a")).await, WriteError::NotFound);
+}
+
+pub async fn writes_to_what_is_not_there_or_not_writable_are_not_found(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Guarded");
+    assert_eq!(failure(&*store, update(&class, "a", r#"{"n":1}"#)).await, WriteError::NotFound);
+    assert_eq!(failure(&*store, delete(&class, "a")).await, WriteError::NotFound);
+    assert!(!store.schemas().contains_key(&class), "an update makes no class");
+    let acl = Acl::default().with("alice", true, true).with("*", true, false);
+    done(&*store, create(&class, "a", r#"{"n":1}"#).with_acl(acl)).await;
+    for stranger in [user("bob"), Principals::ANONYMOUS] {
+        let write = update(&class, "a", r#"{"n":2}"#).by(stranger.clone());
+        assert_eq!(failure(&*store, write).await, WriteError::NotFound);
+        assert_eq!(failure(&*store, delete(&class, "a").by(stranger)).await, WriteError::NotFound);
+    }
+    for friend in [user("alice"), Principals::MASTER] {
+        done(&*store, update(&class, "a", r#"{"n":{"__op":"Increment","amount":1}}"#).by(friend)).await;
+    }
+    assert_eq!(json(&*store, &class, "a").await, r#"{"n":3}"#);
+}
+
+pub async fn an_expectation_must_hold(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Expect");
+    done(&*store, create(&class, "a", r#"{"state":"open"}"#)).await;
+    let close = || update(&class, "a", r#"{"state":"closed"}"#).expecting(r#"{"state":"open"}"#);
+    done(&*store, close()).await;
+    assert_eq!(failure(&*store, close()).await, WriteError::Unexpected);
+    assert_eq!(failure(&*store, delete(&class, "a").expecting(r#"{"state":"open"}"#)).await, WriteError::Unexpected);
+    assert_eq!(failure(&*store, create(&class, "b", "{}").expecting("{}")).await, WriteError::Unexpected);
+    done(&*store, delete(&class, "a").expecting(r#"{"state":"closed"}"#)).await;
+}
+
+fn duplicate(field: &str) -> WriteError {
+    WriteError::Duplicate { field: field.into() }
+}
+
+pub async fn unique_values_ignore_case(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Unique");
+    let named = |id: &str, name: &str| create(&class, id, &format!(r#"{{"name":"{name}"}}"#)).unique("name", name);
+    done(&*store, named("a", "Alice")).await;
+    for taken in ["Alice", "ALICE", "alice"] {
+        assert_eq!(failure(&*store, named("b", taken)).await, duplicate("name"));
+    }
+    done(&*store, named("b", "alice2")).await;
+    done(&*store, named("c", "Ärger")).await;
+    assert_eq!(failure(&*store, named("d", "äRGER")).await, duplicate("name"));
+    let long = "x".repeat(2_000);
+    done(&*store, named("e", &format!("{long}1"))).await;
+    done(&*store, named("f", &format!("{long}2"))).await;
+    assert_eq!(failure(&*store, named("g", &format!("{long}2"))).await, duplicate("name"));
+    // Of many at once, one wins.
+    let racing = (0..20).map(|n| store.commit(vec![named(&format!("r{n}"), "Racer")]));
+    let outcomes = join_all(racing).await;
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
+}
+
+pub async fn a_unique_value_is_free_again_after_change_and_delete(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Unique");
+    let named = |id: &str, name: &str| create(&class, id, &format!(r#"{{"name":"{name}"}}"#)).unique("name", name);
+    let renamed = |id: &str, name: &str| update(&class, id, &format!(r#"{{"name":"{name}"}}"#)).unique("name", name);
+    done(&*store, named("a", "Alice")).await;
+    done(&*store, renamed("a", "ALICE")).await;
+    assert_eq!(failure(&*store, named("b", "alice")).await, duplicate("name"));
+    done(&*store, renamed("a", "Alina")).await;
+    done(&*store, named("b", "alice")).await;
+    assert_eq!(failure(&*store, renamed("a", "Alice")).await, duplicate("name"));
+    done(&*store, delete(&class, "b")).await;
+    done(&*store, renamed("a", "Alice")).await;
+    // Within one commit, a value passes from one to the other.
+    let swap = vec![renamed("a", "Someone"), named("c", "Alice")];
+    store.commit(swap).await.unwrap();
+    assert_eq!(store.commit(vec![renamed("c", "x"), named("d", "SOMEONE")]).await.unwrap_err(), duplicate("name"));
+    assert_eq!(json(&*store, &class, "c").await, r#"{"name":"Alice"}"#);
+    assert_eq!(failure(&*store, named("d", "alice")).await, duplicate("name"));
+}
+
+pub async fn uniqueness_knows_objects_from_before_its_first_use(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Unique");
+    done(&*store, create(&class, "a", r#"{"code":"One"}"#)).await;
+    done(&*store, create(&class, "b", r#"{"code":"Two"}"#)).await;
+    let coded = |id: &str, code: &str| create(&class, id, &format!(r#"{{"code":"{code}"}}"#)).unique("code", code);
+    assert_eq!(failure(&*store, coded("c", "TWO")).await, duplicate("code"));
+    done(&*store, coded("c", "three")).await;
+    assert_eq!(failure(&*store, coded("d", "one")).await, duplicate("code"));
+}
+
+pub async fn a_commit_is_all_or_nothing(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let (class, other) = (fresh_class("Atomic"), fresh_class("Atomic"));
+    done(&*store, create(&class, "a", r#"{"n":1}"#)).await;
+    let before = position(&*store).await;
+    let writes = vec![
+        create(&other, "x", r#"{"n":1}"#),
+        update(&class, "a", r#"{"n":2,"new":true}"#),
+        delete(&class, "a"),
+        update(&class, "missing", "{}"),
+    ];
+    assert_eq!(store.commit(writes).await.unwrap_err(), WriteError::NotFound);
+    assert_eq!(json(&*store, &class, "a").await, r#"{"n":1}"#);
+    assert!(!store.schemas().contains_key(&other));
+    assert!(!store.schemas()[&class].fields.contains_key("new"));
+    assert!(changes_of(&*store, &class, before).is_empty());
+    let written = store.commit(vec![update(&class, "a", r#"{"n":2}"#), create(&class, "b", "{}")]).await.unwrap();
+    assert_eq!(written[0].cursor.position + 1, written[1].cursor.position);
+    assert!(store.commit(Vec::new()).await.unwrap().is_empty());
+}
+
+pub async fn a_write_sees_the_earlier_ones_of_its_commit(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Overlay");
+    let plus = |n: i32| update(&class, "a", &format!(r#"{{"n":{{"__op":"Increment","amount":{n}}}}}"#));
+    let writes = vec![create(&class, "a", r#"{"n":1}"#), plus(1), plus(2)];
+    let written = store.commit(writes).await.unwrap();
+    assert_eq!(written[2].before, written[1].after);
+    assert_eq!(json(&*store, &class, "a").await, r#"{"n":4}"#);
+    let writes = vec![delete(&class, "a"), create_at(&class, "a", 9_000, r#"{"n":7}"#), plus(1)];
+    store.commit(writes).await.unwrap();
+    assert_eq!(json(&*store, &class, "a").await, r#"{"n":8}"#);
+    assert_eq!(found(&*store, &select(&class, "{}", "createdAt")).await, "a");
+    store.commit(vec![create(&class, "b", "{}"), delete(&class, "b")]).await.unwrap();
+    assert_eq!(get(&*store, &class, "b").await, None);
+    assert_eq!(found(&*store, &select(&class, "{}", "")).await, "a");
+}
+
+pub async fn increments_are_atomic(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Counter");
+    done(&*store, create(&class, "a", r#"{"n":0}"#)).await;
+    let tasks = (0..64).map(|_| {
+        let (store, class) = (store.clone(), class.clone());
+        tokio::spawn(async move {
+            for _ in 0..100 {
+                done(&*store, update(&class, "a", r#"{"n":{"__op":"Increment","amount":1}}"#)).await;
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    assert_eq!(json(&*store, &class, "a").await, r#"{"n":6400}"#);
+}
+
+pub async fn a_failed_commit_harms_no_other(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Group");
+    done(&*store, create(&class, "taken", "{}")).await;
+    let commits = (0..200).map(|n| match n % 3 {
+        0 => store.commit(vec![create(&class, &format!("o{n}"), r#"{"n":1}"#)]),
+        1 => store.commit(vec![create(&class, &format!("o{n}"), r#"{"n":1}"#), create(&class, "taken", "{}")]),
+        _ => store.commit(vec![update(&class, "missing", "{}")]),
+    });
+    let outcomes = join_all(commits).await;
+    for (n, outcome) in outcomes.iter().enumerate() {
+        assert_eq!(outcome.is_ok(), n % 3 == 0, "{n}: {outcome:?}");
+        assert_eq!(get(&*store, &class, &format!("o{n}")).await.is_some(), n % 3 == 0);
+    }
+    let all = Selection::all(class, Principals::MASTER);
+    assert_eq!(store.snapshot().await.unwrap().count(&all).await.unwrap(), 68);
+}
+
+pub async fn commits_take_their_place_when_they_are_called(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Calls");
+    done(&*store, create(&class, "a", r#"{"list":[]}"#)).await;
+    let add = |n: i32| update(&class, "a", &format!(r#"{{"list":{{"__op":"Add","objects":[{n}]}}}}"#));
+    let mut answers: Vec<_> = (0..50).map(|n| store.commit(vec![add(n)])).collect();
+    // Dropping the answer does not take the commit back.
+    drop(answers.remove(20));
+    answers.reverse();
+    for answer in answers {
+        answer.await.unwrap();
+    }
+    let object = get(&*store, &class, "a").await.unwrap();
+    let expected = (0..50).map(|n| Value::Number(f64::from(n))).collect();
+    assert_eq!(object.fields.get("list"), Some(&Value::Array(expected)));
+}
+
+pub async fn writes_bring_their_columns(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Columns");
+    let before = position(&*store).await;
+    done(&*store, create(&class, "a", r#"{"n":1}"#)).await;
+    done(&*store, update(&class, "a", r#"{"s":"x"}"#)).await;
+    done(&*store, update(&class, "a", r#"{"s":"y"}"#)).await;
+    let schema = store.schemas()[&class].clone();
+    assert_eq!(schema.field_type("n"), Some(FieldType::Number));
+    assert_eq!(schema.field_type("s"), Some(FieldType::String));
+    let changes = changes_of(&*store, &class, before);
+    let kinds: Vec<_> = changes.iter().map(|change| object_change(change).is_some()).collect();
+    assert_eq!(kinds, [false, true, false, true, true], "a new column is a change of its own, before its object's");
+    match &changes[2].change {
+        Change::Schema { schema: changed, .. } => assert_eq!(changed.as_ref(), Some(&schema)),
+        Change::Object(_) => panic!(),
+    }
+}
+
+pub async fn a_column_keeps_its_type(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Types");
+    done(&*store, create(&class, "a", r#"{"n":1}"#)).await;
+    for write in [create(&class, "b", r#"{"n":"text"}"#), update(&class, "a", r#"{"n":true}"#)] {
+        match failure(&*store, write).await {
+            WriteError::Rejected(error) => assert_eq!(error.code, Code::IncorrectType),
+            other => panic!("{other:?}"),
+        }
+    }
+    // Of two that come at once with different types, the first fixes it.
+    let (number, text) = (create(&class, "c", r#"{"x":1}"#), create(&class, "d", r#"{"x":"1"}"#));
+    let (first, second) = (store.commit(vec![number]), store.commit(vec![text]));
+    assert!(first.await.is_ok());
+    assert!(matches!(second.await, Err(WriteError::Rejected(_))));
+}
+
+pub async fn a_failed_write_leaves_no_column(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Columns");
+    done(&*store, create(&class, "a", "{}")).await;
+    assert_eq!(failure(&*store, create(&class, "a", r#"{"n":1}"#)).await, WriteError::Exists);
+    assert_eq!(failure(&*store, update(&class, "b", r#"{"n":1}"#)).await, WriteError::NotFound);
+    assert_eq!(store.schemas()[&class].field_type("n"), None);
+    done(&*store, update(&class, "a", r#"{"n":"text"}"#)).await;
+}
+
+fn edit(class: &ClassName) -> SchemaEdit {
+    SchemaEdit::Update {
+        class: class.clone(),
+        add_fields: Vec::new(),
+        remove_fields: Vec::new(),
+        permissions: None,
+        add_indexes: Vec::new(),
+        remove_indexes: Vec::new(),
+    }
+}
+
+/// An edit that adds and removes fields.
+pub fn edit_fields(class: &ClassName, add: &[(&str, FieldType)], remove: &[&str]) -> SchemaEdit {
+    match edit(class) {
+        SchemaEdit::Update { class, permissions, add_indexes, remove_indexes, .. } => SchemaEdit::Update {
+            class,
+            permissions,
+            add_indexes,
+            remove_indexes,
+            add_fields: add.iter().map(|(name, field_type)| ((*name).into(), field_type.clone())).collect(),
+            remove_fields: remove.iter().map(|name| (*name).into()).collect(),
+        },
+        other => other,
+    }
+}
+
+/// An edit that adds an index, or with an empty text removes it.
+pub fn edit_index(class: &ClassName, name: &str, json: &str) -> SchemaEdit {
+    let index = (!json.is_empty()).then(|| (name.into(), Index::from_map(&fields(json)).unwrap()));
+    match edit(class) {
+        SchemaEdit::Update { class, add_fields, remove_fields, permissions, .. } => SchemaEdit::Update {
+            class,
+            add_fields,
+            remove_fields,
+            permissions,
+            remove_indexes: if index.is_none() { vec![name.into()] } else { Vec::new() },
+            add_indexes: index.into_iter().collect(),
+        },
+        other => other,
+    }
+}
+
+#[track_caller]
+fn rejected<T: std::fmt::Debug>(outcome: Result<T, WriteError>) -> i32 {
+    match outcome {
+        Err(WriteError::Rejected(error)) => error.code.number(),
+        other => panic!("{other:?}"),
+    }
+}
+
+pub async fn schema_edits_are_checked(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Edited");
+    let before = position(&*store).await;
+    assert_eq!(rejected(store.edit_schema(edit_fields(&class, &[("n", FieldType::Number)], &[])).await), 103);
+    let made = store.edit_schema(SchemaEdit::Create(ClassSchema::new(class.clone()))).await.unwrap().unwrap();
+    assert_eq!(made.class, class);
+    assert_eq!(rejected(store.edit_schema(SchemaEdit::Create(ClassSchema::new(class.clone()))).await), 103);
+    let edited = store.edit_schema(edit_fields(&class, &[("n", FieldType::Number)], &[])).await.unwrap().unwrap();
+    assert_eq!(edited.field_type("n"), Some(FieldType::Number));
+    assert_eq!(store.schemas()[&class], edited);
+    assert_eq!(rejected(store.edit_schema(edit_fields(&class, &[("n", FieldType::Number)], &[])).await), 255);
+    assert_eq!(rejected(store.edit_schema(edit_fields(&class, &[], &["x"])).await), 255);
+    assert_eq!(store.edit_schema(SchemaEdit::Delete(class.clone())).await.unwrap(), None);
+    assert_eq!(store.edit_schema(SchemaEdit::Delete(class.clone())).await.unwrap(), None, "gone is gone");
+    assert!(!store.schemas().contains_key(&class));
+    let changes = changes_of(&*store, &class, before);
+    let schemas: Vec<_> = changes
+        .iter()
+        .map(|change| match &change.change {
+            Change::Schema { schema, .. } => schema.clone(),
+            Change::Object(_) => panic!(),
+        })
+        .collect();
+    assert_eq!(schemas, [Some(made), Some(edited), None]);
+}
+
+pub async fn a_class_with_objects_is_not_deleted(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Full");
+    done(&*store, create(&class, "a", r#"{"n":1}"#)).await;
+    done(&*store, create(&class, "b", r#"{"n":1}"#)).await;
+    match store.edit_schema(SchemaEdit::Delete(class.clone())).await {
+        Err(WriteError::Rejected(error)) => {
+            let message = format!("Class {class} is not empty, contains 2 objects, cannot drop schema.");
+            assert_eq!((error.code.number(), error.message.as_ref()), (255, message.as_str()));
+        }
+        other => panic!("{other:?}"),
+    }
+    store.commit(vec![delete(&class, "a"), delete(&class, "b")]).await.unwrap();
+    store.edit_schema(SchemaEdit::Delete(class.clone())).await.unwrap();
+    // A class of the same name is another class.
+    done(&*store, create(&class, "c", r#"{"n":"text"}"#)).await;
+    assert_eq!(found(&*store, &select(&class, "{}", "-createdAt")).await, "c");
+}
+
+pub async fn a_removed_field_loses_its_values(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Removed");
+    for n in 0..1_200 {
+        let json = format!(
+            r#"{{"n":{n},"keep":{n},"p":{{"__type":"Pointer","className":"C","objectId":"c"}},"_internal":1}}"#
+        );
+        drop(store.commit(vec![create(&class, &format!("o{n:04}"), &json)]));
+    }
+    done(&*store, update(&class, "o0001", r#"{"n":1}"#)).await;
+    let held = store.snapshot().await.unwrap();
+    store.edit_schema(edit_fields(&class, &[], &["n", "p"])).await.unwrap();
+    let pointer = r#"{"p":{"__type":"Pointer","className":"C","objectId":"c"}}"#;
+    assert_eq!(json(&*store, &class, "o0001").await, r#"{"keep":1,"_internal":1}"#);
+    assert_eq!(found(&*store, &select(&class, pointer, "")).await, "");
+    // Back again, with other types: no old value shows, neither in objects nor through an index.
+    let back = [("n", FieldType::String), ("p", FieldType::Date)];
+    store.edit_schema(edit_fields(&class, &back, &[])).await.unwrap();
+    done(&*store, update(&class, "o0002", r#"{"n":"two","p":{"__type":"Date","iso":"2026-01-01T00:00:00.000Z"}}"#))
+        .await;
+    for _ in 0..50 {
+        assert_eq!(found(&*store, &select(&class, r#"{"n":{"$exists":true}}"#, "")).await, "o0002");
+        assert_eq!(found(&*store, &select(&class, r#"{"n":3}"#, "")).await, "");
+        assert_eq!(found(&*store, &select(&class, pointer, "-createdAt")).await, "");
+        let dated = r#"{"p":{"$gt":{"__type":"Date","iso":"2025-01-01T00:00:00.000Z"}}}"#;
+        assert_eq!(found(&*store, &select(&class, dated, "p")).await, "o0002");
+        let written = done(&*store, update(&class, "o0003", r#"{"keep":{"__op":"Increment","amount":1}}"#)).await;
+        assert!(!written.before.unwrap().fields.contains("n"));
+    }
+    // Who looked before goes on seeing what was there.
+    let first = held.get(&class, &id("o0005")).await.unwrap().unwrap();
+    assert_eq!(first.fields.get("n"), Some(&Value::Number(5.0)));
+    assert_eq!(held.find(&select(&class, r#"{"n":7}"#, "")).await.unwrap().len(), 1);
+}
+
+pub async fn without_an_order_objects_come_as_they_were_created(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Natural");
+    for id in ["c", "a", "d", "b"] {
+        done(&*store, create(&class, id, r#"{"n":1,"p":{"__type":"Pointer","className":"C","objectId":"c"}}"#)).await;
+    }
+    done(&*store, update(&class, "c", r#"{"n":2}"#)).await;
+    assert_eq!(found(&*store, &select(&class, "{}", "")).await, "c a d b");
+    let pointer = r#"{"p":{"__type":"Pointer","className":"C","objectId":"c"}}"#;
+    assert_eq!(found(&*store, &select(&class, pointer, "")).await, "c a d b");
+    assert_eq!(found(&*store, &select(&class, r#"{"objectId":{"$in":["a","b","c"]}}"#, "")).await, "c a b");
+}
+
+pub async fn equal_objects_come_by_id(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Ties");
+    let pointer = r#""p":{"__type":"Pointer","className":"C","objectId":"c"}"#;
+    for (id, at, n) in [("d", 2, "1"), ("b", 1, "2"), ("c", 2, "1"), ("a", 3, "null"), ("e", 1, "2"), ("f", 2, "2")] {
+        done(&*store, create_at(&class, id, at, &format!(r#"{{"n":{n},{pointer}}}"#))).await;
+    }
+    done(&*store, create_at(&class, "g", 9, "{}")).await;
+    let by_pointer = format!("{{{pointer}}}");
+    for (filter, order, expected) in [
+        ("{}", "createdAt", "b e c d f a g"),
+        ("{}", "-createdAt", "g a c d f b e"),
+        (by_pointer.as_str(), "createdAt", "b e c d f a"),
+        (by_pointer.as_str(), "-createdAt", "a c d f b e"),
+        ("{}", "n", "a g c d b e f"),
+        ("{}", "-n", "b e f c d a g"),
+        ("{}", "-n,createdAt", "b e f c d a g"),
+        ("{}", "n,-createdAt", "g a c d f b e"),
+        ("{}", "-objectId", "g f e d c b a"),
+        ("{}", "p,-objectId", "g f e d c b a"),
+    ] {
+        assert_eq!(found(&*store, &select(&class, filter, order)).await, expected, "{filter} {order}");
+        for limit in 1..5 {
+            let page = Selection { skip: 1, limit, ..select(&class, filter, order) };
+            let expected: Vec<_> = expected.split(' ').skip(1).take(limit as usize).collect();
+            assert_eq!(found(&*store, &page).await, expected.join(" "), "{filter} {order} {limit}");
+        }
+    }
+}
+
+pub async fn pages_follow_each_other(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Pages");
+    for n in 0..50 {
+        let json = format!(r#"{{"n":{},"p":{{"__type":"Pointer","className":"C","objectId":"c"}}}}"#, n % 7);
+        done(&*store, create_at(&class, &format!("o{n:02}"), n / 3, &json)).await;
+    }
+    let pointer = r#"{"p":{"__type":"Pointer","className":"C","objectId":"c"}}"#;
+    for filter in ["{}", pointer, r#"{"n":{"$gt":2}}"#] {
+        for order in ["", "createdAt", "-createdAt", "n", "-n,createdAt", "updatedAt"] {
+            let all = found(&*store, &select(&class, filter, order)).await;
+            let mut paged = Vec::new();
+            for page in 0..20 {
+                let selection = Selection { skip: page * 7, limit: 7, ..select(&class, filter, order) };
+                paged.extend(find(&*store, &selection).await);
+            }
+            assert_eq!(ids(&paged), all, "{filter} {order}");
+        }
+    }
+    let selection = Selection { limit: 0, ..select(&class, "{}", "") };
+    assert!(find(&*store, &selection).await.is_empty());
+    let selection = Selection { skip: u64::MAX, limit: u64::MAX, ..select(&class, "{}", "n") };
+    assert!(find(&*store, &selection).await.is_empty());
+}
+
+pub async fn readers_see_what_they_may(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Readers");
+    let of = |who: &str| Acl::default().with(who, true, true);
+    for (id, acl) in [("a", of("alice")), ("b", of("bob")), ("c", of("*")), ("d", Acl::default())] {
+        done(&*store, create(&class, id, "{}").with_acl(acl)).await;
+    }
+    done(&*store, create(&class, "e", "{}")).await;
+    for (reader, expected) in [
+        (user("alice"), "a c e"),
+        (user("bob"), "b c e"),
+        (Principals::ANONYMOUS, "c e"),
+        (Principals::MASTER, "a b c d e"),
+    ] {
+        for order in ["", "createdAt", "objectId"] {
+            let selection = Selection { reader: reader.clone(), ..select(&class, "{}", order) };
+            assert_eq!(found(&*store, &selection).await, expected);
+            let counted = store.snapshot().await.unwrap().count(&selection).await.unwrap();
+            assert_eq!(counted, expected.split(' ').count() as u64);
+            // What may not be read is not skipped either.
+            let page = Selection { skip: 1, limit: 1, ..selection };
+            assert_eq!(found(&*store, &page).await, expected.split(' ').nth(1).unwrap());
+        }
+    }
+}
+
+pub async fn counting_agrees_with_finding(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Counted");
+    let count = async |filter: &str| {
+        let selection = Selection { skip: 3, limit: 1, ..select(&class, filter, "n") };
+        store.snapshot().await.unwrap().count(&selection).await.unwrap()
+    };
+    assert_eq!(count("{}").await, 0);
+    for n in 0..30 {
+        done(&*store, create(&class, &format!("o{n}"), &format!(r#"{{"n":{}}}"#, n % 3))).await;
+    }
+    done(&*store, delete(&class, "o0")).await;
+    drop(store.commit(vec![create(&class, "x", "{}"), create(&class, "o1", "{}")]).await);
+    assert_eq!(count("{}").await, 29);
+    assert_eq!(count(r#"{"n":0}"#).await, 9);
+    assert_eq!(count(r#"{"n":{"$gte":1}}"#).await, 20);
+}
+
+pub async fn a_snapshot_stays_as_it_is(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Snapshot");
+    done(&*store, create(&class, "a", r#"{"n":1}"#)).await;
+    done(&*store, create(&class, "b", r#"{"n":1}"#)).await;
+    let snapshot = store.snapshot().await.unwrap();
+    let cursor = snapshot.cursor();
+    for _ in 0..3 {
+        done(&*store, update(&class, "a", r#"{"n":{"__op":"Increment","amount":1}}"#)).await;
+    }
+    done(&*store, delete(&class, "b")).await;
+    done(&*store, create(&class, "c", r#"{"n":1}"#)).await;
+    // Read by others, so that whatever is cached is new.
+    assert_eq!(json(&*store, &class, "a").await, r#"{"n":4}"#);
+    for _ in 0..2 {
+        assert_eq!(snapshot.get(&class, &id("a")).await.unwrap().unwrap().fields.to_json(), r#"{"n":1}"#);
+        assert!(snapshot.get(&class, &id("b")).await.unwrap().is_some());
+        assert!(snapshot.get(&class, &id("c")).await.unwrap().is_none());
+        for order in ["", "createdAt", "-updatedAt"] {
+            let all = snapshot.find(&select(&class, r#"{"n":1}"#, order)).await.unwrap();
+            assert_eq!(ids(&all), "a b", "{order}");
+        }
+        assert_eq!(snapshot.count(&select(&class, "{}", "")).await.unwrap(), 2);
+    }
+    assert_eq!(snapshot.cursor(), cursor);
+    assert_eq!(json(&*store, &class, "a").await, r#"{"n":4}"#);
+}
+
+/// Several objects always hold the same number: whoever sees two numbers saw half a commit, or a stale cache.
+pub async fn a_commit_is_seen_whole(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Whole");
+    let all = ["a", "b", "c", "d", "e"];
+    let tags = r#"{"p":{"__type":"Pointer","className":"C","objectId":"c"},"n":0}"#;
+    store.commit(all.map(|id| create(&class, id, tags)).to_vec()).await.unwrap();
+    let rounds = 400;
+    let writer = {
+        let (store, class) = (store.clone(), class.clone());
+        tokio::spawn(async move {
+            for n in 1..=rounds {
+                let write = |id| update_at(&class, id, 2_000 + n, &format!(r#"{{"n":{n}}}"#));
+                let mut writes = all.map(write).to_vec();
+                if n % 3 == 0 {
+                    writes.extend([delete(&class, "e"), create(&class, "e", &tags.replace(":0", &format!(":{n}")))]);
+                }
+                store.commit(writes).await.unwrap();
+            }
+        })
+    };
+    let readers = (0..4).map(|reader| {
+        let (store, class) = (store.clone(), class.clone());
+        tokio::spawn(async move {
+            let mut last = 0.0;
+            while last < rounds as f64 {
+                let snapshot = store.snapshot().await.unwrap();
+                let order = ["", "-updatedAt", "createdAt", "n"][reader];
+                let found = match reader {
+                    3 => {
+                        let mut found = Vec::new();
+                        for id in all {
+                            found.extend(snapshot.get(&class, &ObjectId::new(id)).await.unwrap());
+                        }
+                        found
+                    }
+                    _ => snapshot.find(&select(&class, "{}", order)).await.unwrap(),
+                };
+                assert_eq!(found.len(), all.len());
+                let numbers: Vec<_> = found.iter().filter_map(|object| object.fields.get("n")?.as_number()).collect();
+                assert!(numbers.iter().all(|number| *number == numbers[0]), "{numbers:?}");
+                assert!(numbers[0] >= last, "time does not go back");
+                last = numbers[0];
+                tokio::task::yield_now().await;
+            }
+        })
+    });
+    for task in readers.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    writer.await.unwrap();
+}
+
+pub async fn changes_are_what_was_committed(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Changes");
+    done(&*store, create(&class, "first", r#"{"n":0}"#)).await;
+    let before = position(&*store).await;
+    let mut written = Vec::new();
+    for n in 0..20 {
+        written.push(done(&*store, create(&class, &format!("o{n}"), r#"{"n":1}"#)).await);
+        written.push(done(&*store, update(&class, &format!("o{n}"), r#"{"n":2}"#)).await);
+        written.push(done(&*store, delete(&class, &format!("o{n}"))).await);
+    }
+    let changes = changes_of(&*store, &class, before);
+    assert_eq!(changes.len(), written.len());
+    for (change, written) in changes.iter().zip(&written) {
+        assert_eq!(change.position, written.cursor.position);
+        let change = object_change(change).unwrap();
+        assert_eq!((&change.before, &change.after), (&written.before, &written.after));
+        let image = change.after.as_ref().or(change.before.as_ref()).unwrap();
+        assert_eq!((&change.class, &change.id), (&class, &image.id));
+    }
+    assert!(store.change_source().read_after(position(&*store).await, 1_000).unwrap().is_empty());
+}
+
+pub async fn changes_hide_internal_fields(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Hidden");
+    let before = position(&*store).await;
+    done(&*store, create(&class, "a", r#"{"n":1,"_hashed_password":"secret"}"#)).await;
+    let set = Update::default().set("_session_token", "secret").set("n", 2.0);
+    let action = Action::Update { update: set, at: millis(5_000) };
+    let written = done(&*store, Write { action, ..delete(&class, "a") }).await;
+    assert_eq!(written.after.unwrap().fields.get("_session_token"), Some(&Value::from("secret")));
+    assert!(get(&*store, &class, "a").await.unwrap().has_internal_fields());
+    done(&*store, delete(&class, "a")).await;
+    let log = changes_of(&*store, &class, before);
+    assert!(!format!("{log:?}").contains("secret"));
+    assert_eq!(log.len(), 4);
+}
+
+pub async fn the_tail_follows_the_log(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Tail");
+    let before = position(&*store).await;
+    let commits = (0..100).map(|n| {
+        let twice = vec![create(&class, &format!("o{n}"), "{}"), update(&class, &format!("o{n}"), r#"{"n":1}"#)];
+        store.commit(twice)
+    });
+    let written = join_all(commits).await;
+    let Read::Changes(tail) = store.tail().read_after(before, 10_000) else { panic!("behind") };
+    let mut log = Vec::new();
+    let mut at = before;
+    while let Some(last) = { store.change_source().read_after(at, 10_000).unwrap().last().cloned() } {
+        log.extend(store.change_source().read_after(at, 10_000).unwrap());
+        at = last.position;
+    }
+    assert_eq!(tail, log[..tail.len()]);
+    assert!(tail.windows(2).all(|pair| pair[0].position + 1 == pair[1].position));
+    let of_class: Vec<_> = changes_of(&*store, &class, before).iter().map(|change| change.position).collect();
+    for written in written.into_iter().flat_map(Result::unwrap) {
+        assert!(of_class.contains(&written.cursor.position));
+    }
+    assert!(store.tail().position() >= *of_class.last().unwrap());
+}
+
+pub async fn cursors_grow(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Cursor");
+    let mut last = store.snapshot().await.unwrap().cursor();
+    assert_eq!(Cursor::parse(&last.to_string()), Some(last.clone()));
+    for n in 0..20 {
+        let written = done(&*store, create(&class, &format!("o{n}"), "{}")).await;
+        assert_eq!(written.cursor.timeline, last.timeline);
+        assert!(written.cursor.position > last.position);
+        let snapshot = store.snapshot().await.unwrap();
+        assert!(snapshot.cursor().position >= written.cursor.position, "an answered commit is visible");
+        last = written.cursor;
+    }
+}
+
+pub async fn objects_have_a_largest_size(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Large");
+    let text = |bytes: usize| format!(r#"{{"text":"{}"}}"#, "x".repeat(bytes));
+    done(&*store, create(&class, "a", &text((1 << 20) - 500))).await;
+    let too_large = rejected(store.commit(vec![create(&class, "b", &text((1 << 20) + 1))]).await);
+    assert_eq!(too_large, Code::ObjectTooLarge.number());
+    let more = update(&class, "a", &format!(r#"{{"more":"{}"}}"#, "y".repeat(1_000)));
+    assert_eq!(rejected(store.commit(vec![more]).await), Code::ObjectTooLarge.number());
+    let many = (0..20).map(|n| create(&class, &format!("m{n}"), &text(900_000))).collect();
+    assert_eq!(rejected(store.commit(many).await), Code::ObjectTooLarge.number());
+    assert_eq!(found(&*store, &select(&class, "{}", "")).await, "a");
+    assert_eq!(get(&*store, &class, "a").await.unwrap().fields.len(), 1);
+}
+
+pub async fn ids_of_any_text_work(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Ids");
+    let texts = ["a", "aa", "a\u{0}", "é", "a b", "😀", "0", "a\u{0}b"];
+    for text in texts {
+        done(&*store, create(&class, text, r#"{"n":1}"#)).await;
+    }
+    for text in texts {
+        assert_eq!(get(&*store, &class, text).await.unwrap().id.as_str(), text);
+    }
+    let mut sorted = texts;
+    sorted.sort_unstable();
+    assert_eq!(found(&*store, &select(&class, "{}", "createdAt")).await, sorted.join(" "));
+    assert_eq!(found(&*store, &select(&class, "{}", "n")).await, sorted.join(" "));
+    let long = "x".repeat(100_000);
+    assert_eq!(get(&*store, &class, &long).await, None);
+    assert_eq!(get(&*store, &class, "").await, None);
+    for impossible in ["", &long] {
+        assert!(matches!(failure(&*store, create(&class, impossible, "{}")).await, WriteError::Rejected(_)));
+    }
+}
+
+pub async fn the_newest_messages_of_a_conversation_are_read_as_a_page(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Message");
+    let conversation =
+        |n: i32| format!(r#""conversation":{{"__type":"Pointer","className":"Conversation","objectId":"c{n}"}}"#);
+    for n in 0..300 {
+        let json = format!(r#"{{{},"text":"hello"}}"#, conversation(n % 3));
+        drop(store.commit(vec![create_at(&class, &format!("m{n:03}"), i64::from(n), &json)]));
+    }
+    done(&*store, update(&class, "m000", r#"{"text":"first"}"#)).await;
+    let before = r#""createdAt":{"$lt":{"__type":"Date","iso":"1970-01-01T00:00:00.100Z"}}"#;
+    for (filter, order, expected) in [
+        (format!("{{{}}}", conversation(1)), "-createdAt", "m298 m295 m292"),
+        (format!("{{{},{before}}}", conversation(1)), "-createdAt", "m097 m094 m091"),
+        (format!("{{{},{before}}}", conversation(1)), "createdAt", "m001 m004 m007"),
+    ] {
+        let selection = Selection { limit: 3, ..select(&class, &filter, order) };
+        assert_eq!(found(&*store, &selection).await, expected);
+        let explanation = store.snapshot().await.unwrap().explain(&selection).await.unwrap();
+        assert_eq!(explanation.index, ["conversation", "createdAt"]);
+        assert!(explanation.ordered_by_index && explanation.examined <= 5, "{explanation:?}");
+        assert_eq!(explanation.returned, 3);
+    }
+}
+
+/// Random objects, filters and orders: whatever path the store takes, the evaluator's answer is the right one.
+pub async fn every_path_finds_the_same(stores: &dyn Stores) {
+    let store = stores.open().await;
+    for seed in 0..12 {
+        let class = fresh_class("Random");
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut rows: Vec<Arc<Object>> = Vec::new();
+        let declares_early = seed % 2 == 0;
+        done(&*store, create(&class, "seed", &Map::from_iter(all_fields(&mut rng)).to_json())).await;
+        done(&*store, delete(&class, "seed")).await;
+        if declares_early {
+            declare(&*store, &class).await;
+        }
+        for step in 0..300 {
+            let existing = rows.choose(&mut rng).map(|row| row.id.to_string());
+            match (rng.random_range(0..10), existing) {
+                (0, Some(id)) => {
+                    done(&*store, delete(&class, &id)).await;
+                    rows.retain(|row| row.id.as_str() != id);
+                }
+                (1..4, Some(id)) => {
+                    let json = Map::from_iter(some_fields(&mut rng)).to_json();
+                    let write = update_at(&class, &id, rng.random_range(0..20), &json);
+                    let after = done(&*store, write).await.after.unwrap();
+                    let row = rows.iter_mut().find(|row| row.id == after.id).unwrap();
+                    *row = after;
+                }
+                _ => {
+                    let json = Map::from_iter(some_fields(&mut rng)).to_json();
+                    let id = format!("{}{step}", ["x", "b", "m"].choose(&mut rng).unwrap());
+                    let write = create_at(&class, &id, rng.random_range(0..20), &json).with_acl(acl(&mut rng));
+                    rows.push(done(&*store, write).await.after.unwrap());
+                }
+            }
+        }
+        if !declares_early {
+            declare(&*store, &class).await;
+        }
+        for query in 0..250 {
+            let filter = filter(&mut rng);
+            let selection = Selection {
+                class: class.clone(),
+                predicate: predicate(&filter),
+                reader: [Principals::MASTER, user("alice"), Principals::ANONYMOUS].choose(&mut rng).unwrap().clone(),
+                order: order(&mut rng),
+                skip: *[0, 0, 0, 1, 5].choose(&mut rng).unwrap(),
+                limit: *[1, 3, 20, u64::MAX].choose(&mut rng).unwrap(),
+            };
+            let (expected, count) = expected(&rows, &selection);
+            let snapshot = store.snapshot().await.unwrap();
+            let found = snapshot.find(&selection).await.unwrap();
+            let told = || async { format!("seed {seed}.{query}: {selection:?}") };
+            assert_eq!(ids(&found), ids(&expected), "{}", told().await);
+            assert_eq!(found, expected, "{}", told().await);
+            assert_eq!(snapshot.count(&selection).await.unwrap(), count, "{}", told().await);
+        }
+    }
+}
+
+async fn declare(store: &dyn Storage, class: &ClassName) {
+    for (name, json) in [
+        ("by_n_s", r#"{"n":1,"s":-1}"#),
+        ("by_tags", r#"{"tags":1,"createdAt":-1}"#),
+        ("by_s", r#"{"s":-1}"#),
+        ("by_p_n", r#"{"p":1,"n":1,"d":-1}"#),
+        ("by_o", r#"{"o":1,"tags":1}"#),
+    ] {
+        store.edit_schema(edit_index(class, name, json)).await.unwrap();
+    }
+}
+
+fn expected(rows: &[Arc<Object>], selection: &Selection) -> (Vec<Arc<Object>>, u64) {
+    let matcher = Matcher::new(&selection.predicate).unwrap();
+    let may = |object: &Object| selection.reader.may(tidings_protocol::Access::Read, object.acl.as_ref());
+    let mut matching: Vec<_> = rows.iter().filter(|row| may(row) && matcher.matches(row)).cloned().collect();
+    let count = matching.len() as u64;
+    if !selection.order.is_empty() {
+        matching.sort_by_cached_key(|row| {
+            let mut key = Vec::new();
+            write_sort_key(row, &selection.order, &mut key);
+            key
+        });
+    }
+    let page = matching.into_iter().skip(selection.skip as usize).take(selection.limit.min(1 << 20) as usize);
+    (page.collect(), count)
+}
+
+type Field = (CompactString, Value);
+
+fn all_fields(rng: &mut StdRng) -> Vec<Field> {
+    ["n", "s", "p", "d", "tags", "members", "o"]
+        .map(|name| {
+            loop {
+                let value = value(rng, name);
+                if !value.is_null() {
+                    break (name.into(), value);
+                }
+            }
+        })
+        .to_vec()
+}
+
+fn some_fields(rng: &mut StdRng) -> Vec<Field> {
+    let fields = ["n", "s", "p", "d", "tags", "members", "o"].map(|name| (name.into(), value(rng, name)));
+    fields.into_iter().filter(|_| rng.random_bool(0.7)).collect()
+}
+
+fn pointer(rng: &mut StdRng) -> Value {
+    Value::pointer(ClassName::from_trusted("C"), ObjectId::new(*["c1", "c2", "c3"].choose(rng).unwrap()))
+}
+
+/// A value that a field of this name may hold.
+fn value(rng: &mut StdRng, name: &str) -> Value {
+    if rng.random_bool(0.1) {
+        return Value::Null;
+    }
+    match name {
+        "n" => Value::Number(f64::from(rng.random_range(-2..4)) / 2.0),
+        "s" => Value::from(*["", "a", "B", "b", "ab", "c\u{0}d", &"long".repeat(200)].choose(rng).unwrap()),
+        "p" => pointer(rng),
+        "d" | "createdAt" | "updatedAt" => Value::Date(millis(rng.random_range(0..20))),
+        "o" => Value::Object([("x".into(), Value::Number(f64::from(rng.random_range(0..3))))].into_iter().collect()),
+        "objectId" => Value::from(format!("x{}", rng.random_range(0..300)).as_str()),
+        _ => {
+            let item = |rng: &mut StdRng| match rng.random_range(0..5) {
+                0 => Value::Number(1.0),
+                1 => Value::from("c1"),
+                2 if name == "tags" => Value::Array(vec![Value::Number(1.0)]),
+                3 => Value::Null,
+                _ => pointer(rng),
+            };
+            Value::Array((0..rng.random_range(0..4)).map(|_| item(rng)).collect())
+        }
+    }
+}
+
+fn acl(rng: &mut StdRng) -> Acl {
+    Acl::default().with(*["*", "alice", "bob"].choose(rng).unwrap(), true, rng.random_bool(0.5))
+}
+
+const PATHS: [&str; 10] = ["n", "s", "p", "d", "tags", "members", "o", "createdAt", "updatedAt", "objectId"];
+
+fn filter(rng: &mut StdRng) -> String {
+    let clauses = (0..rng.random_range(0..4)).map(|_| clause(rng)).collect::<Vec<_>>();
+    let all = format!(r#"{{"$and":[{}]}}"#, clauses.join(","));
+    match (clauses.len(), rng.random_range(0..6)) {
+        (0, _) => "{}".into(),
+        (_, 0) => all.replace("$and", "$or"),
+        (_, 1) => format!(r#"{{"$and":[{all},{}]}}"#, clause(rng)),
+        _ => all,
+    }
+}
+
+/// One constraint on one field, often one that an index can answer.
+fn clause(rng: &mut StdRng) -> String {
+    let path = *PATHS.choose(rng).unwrap();
+    let one = |rng: &mut StdRng| match value(rng, path) {
+        Value::Array(items) if !items.is_empty() => items.choose(rng).unwrap().clone(),
+        value => value,
+    };
+    let list = |rng: &mut StdRng| Value::Array((0..rng.random_range(0..4)).map(|_| one(rng)).collect()).to_json();
+    let constraint = match rng.random_range(0..12) {
+        0..3 => format!(r#"{{"$eq":{}}}"#, one(rng).to_json()),
+        3 => format!(r#"{{"$gt":{}}}"#, one(rng).to_json()),
+        4 => format!(r#"{{"$gte":{},"$lt":{}}}"#, one(rng).to_json(), one(rng).to_json()),
+        5 => format!(r#"{{"$lte":{}}}"#, one(rng).to_json()),
+        6..8 => format!(r#"{{"$in":{}}}"#, list(rng)),
+        8 => format!(r#"{{"$all":{}}}"#, list(rng)),
+        9 => format!(r#"{{"$nin":{}}}"#, list(rng)),
+        10 => format!(r#"{{"$ne":{}}}"#, one(rng).to_json()),
+        // A plain id for a pointer.
+        _ => r#"{"$in":["c1","c2"]}"#.to_owned(),
+    };
+    format!(r#"{{"{path}":{constraint}}}"#)
+}
+
+fn order(rng: &mut StdRng) -> Vec<Order> {
+    let parts = (0..rng.random_range(0..3)).map(|_| {
+        let sign = if rng.random_bool(0.5) { "-" } else { "" };
+        format!("{sign}{}", PATHS.choose(rng).unwrap())
+    });
+    let parts = parts.collect::<Vec<_>>().join(",");
+    // Orders that an index may have.
+    let known = ["createdAt", "-createdAt", "n,-s", "-n,s", "n,-d", "d", "-s", "-createdAt,objectId"];
+    let order = if rng.random_bool(0.5) { (*known.choose(rng).unwrap()).to_owned() } else { parts };
+    if order.is_empty() { Vec::new() } else { Order::parse(&Value::from(order.as_str())).unwrap() }
+}
+
+pub async fn everything_is_there_after_reopening(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Reopened");
+    let pointer = r#""p":{"__type":"Pointer","className":"C","objectId":"c"}"#;
+    for n in 0..100 {
+        let json = format!(r#"{{"n":{n},"name":"N{n}",{pointer}}}"#);
+        let write = create_at(&class, &format!("o{n:02}"), n, &json).unique("name", &format!("N{n}"));
+        drop(store.commit(vec![write]));
+    }
+    done(&*store, update(&class, "o00", r#"{"n":1000}"#)).await;
+    done(&*store, delete(&class, "o01")).await;
+    store.edit_schema(edit_index(&class, "by_n", r#"{"n":-1}"#)).await.unwrap();
+    let selections = ["", "-createdAt", "-n", "n,-createdAt"].map(|order| select(&class, "{}", order));
+    let mut before = Vec::new();
+    for selection in &selections {
+        before.push(find(&*store, selection).await);
+    }
+    let cursor = store.snapshot().await.unwrap().cursor();
+    let (schemas, changes) = (store.schemas(), changes_of(&*store, &class, 0));
+    store.close().await;
+    let refused = store.commit(vec![create(&class, "late", "{}")]).await;
+    assert!(matches!(refused, Err(WriteError::Unavailable(_))));
+    drop(store);
+
+    let store = stores.open().await;
+    let reopened = store.snapshot().await.unwrap().cursor();
+    assert!(reopened.timeline == cursor.timeline && reopened.position >= cursor.position);
+    for (selection, before) in selections.iter().zip(before) {
+        assert_eq!(find(&*store, selection).await, before);
+    }
+    assert_eq!(store.schemas().get(&class), schemas.get(&class));
+    assert_eq!(changes_of(&*store, &class, 0), changes);
+    assert_eq!(store.snapshot().await.unwrap().count(&select(&class, "{}", "")).await.unwrap(), 99);
+    assert_eq!(failure(&*store, create(&class, "new", "{}").unique("name", "n50")).await, duplicate("name"));
+    let written = done(&*store, create(&class, "new", "{}").unique("name", "n1")).await;
+    assert!(written.cursor.position > cursor.position);
+    assert_eq!(found(&*store, &Selection { limit: 2, ..select(&class, "{}", "-n") }).await, "o00 o99");
+}
+
+/// What the suite needs of a futures library.
+mod futures_util_free {
+    /// Waits for all, which are under way already.
+    pub(super) async fn join_all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
+        let mut outcomes = Vec::new();
+        for future in futures.collect::<Vec<_>>() {
+            outcomes.push(future.await);
+        }
+        outcomes
+    }
+}

@@ -12,6 +12,7 @@
 //!   they were created.
 
 mod access;
+#[cfg(test)]
 pub mod contract;
 pub mod embedded;
 

@@ -1,1 +1,262 @@
+//! The store of one machine: objects on an LSM tree ([`fjall`]), written by one thread, read by everybody.
+//!
+//! **Writing.** [`writer`] takes all commits that wait, applies each to the row as it is ([`group`]), makes them one
+//! durable batch with their change records, publishes the new state and answers. **Reading.** A [`view`] is one
+//! published state; [`planner`] finds the way to what a selection asks for, [`find`] goes it, [`scan`] reads along it,
+//! and [`cache`] keeps decoded objects. **On disk.** [`keys`] has the layout, [`rows`] and [`log`] the values,
+//! [`catalog`] the classes and [`indexes`] their indexes; [`chores`] builds and cleans up in the background.
+//! [`open`] refuses a store that lost what [`high_water`] says it had.
 
+mod cache;
+mod catalog;
+mod chores;
+mod find;
+mod group;
+mod high_water;
+mod indexes;
+mod keys;
+mod log;
+mod open;
+mod planner;
+mod retained;
+mod rows;
+mod scan;
+#[cfg(test)]
+mod tests;
+mod view;
+mod writer;
+
+pub use open::OpenError;
+
+use super::{Answer, Snapshot, Storage, Unavailable, Write, WriteError, Written};
+use crate::changes::{ChangeSource, ChangeTail};
+use crate::schema::{ClassSchema, SchemaEdit, Schemas};
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use chores::Chores;
+use high_water::HighWater;
+use retained::Retained;
+use std::fs::File;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use view::{Files, Published, View};
+use writer::{Request, Writer};
+
+/// The bounds of an embedded store. The defaults are those of a server that has its machine to itself.
+#[derive(Clone, Debug)]
+pub struct EmbeddedOptions {
+    /// Memory for decoded objects.
+    pub cache_bytes: u64,
+    /// Memory for blocks of files.
+    pub block_cache_bytes: u64,
+    /// The journal is what has to be read again after a crash; fjall takes no less than 64 MiB.
+    pub journal_bytes: u64,
+    /// Writes gathered in memory, per keyspace, before they go to a sorted file.
+    pub memtable_bytes: u64,
+    /// The largest object, as stored.
+    pub object_bytes: usize,
+    /// The largest commit: all its objects as stored, and their change records.
+    pub commit_bytes: usize,
+    /// How many commits may wait for the writer. Beyond that they are refused.
+    pub waiting_commits: usize,
+    /// Changes that the live-query engine finds in memory.
+    pub tail_bytes: usize,
+    /// Changes are kept this long, but not more of them than `retention_bytes`.
+    pub retention_age: Duration,
+    pub retention_bytes: u64,
+}
+
+impl Default for EmbeddedOptions {
+    fn default() -> Self {
+        Self {
+            cache_bytes: 64 << 20,
+            block_cache_bytes: 64 << 20,
+            journal_bytes: 64 << 20,
+            memtable_bytes: 64 << 20,
+            object_bytes: 1 << 20,
+            commit_bytes: 16 << 20,
+            waiting_commits: 100_000,
+            tail_bytes: 32 << 20,
+            retention_age: Duration::from_secs(24 * 60 * 60),
+            retention_bytes: 1 << 30,
+        }
+    }
+}
+
+/// A store in a folder of its own. See [`Storage`] for what it promises.
+pub struct Embedded {
+    shared: Arc<Shared>,
+    /// Taken by `close`.
+    threads: Mutex<Option<Threads>>,
+    requests: Sender<Request>,
+}
+
+struct Threads {
+    writer: JoinHandle<()>,
+    marker: JoinHandle<()>,
+    /// Dropped to end the marker.
+    _ends_marker: Sender<()>,
+}
+
+/// What the handle, its readers and the writer have in common.
+pub(crate) struct Shared {
+    db: fjall::Database,
+    files: Arc<Files>,
+    published: ArcSwap<Published>,
+    tail: Arc<ChangeTail>,
+    options: EmbeddedOptions,
+    /// Commits that the writer has not taken yet.
+    waiting: AtomicUsize,
+    /// Set when nothing can be written any more, with the reason.
+    stopped: OnceLock<Unavailable>,
+    /// Held as long as the files are open.
+    _lock: File,
+}
+
+impl Shared {
+    fn view(&self) -> View {
+        View { files: self.files.clone(), published: self.published.load_full() }
+    }
+
+    fn publish(&self, state: Published) {
+        self.published.store(Arc::new(state));
+    }
+
+    /// Stops all writing after a failure that leaves open what is on disk. Reads go on.
+    fn stop(&self, error: &fjall::Error) -> Unavailable {
+        tracing::error!(%error, "writing to the store failed; writes are refused until the server is restarted");
+        let why = Unavailable(format!("writing to the store failed: {error}"));
+        self.stopped.get_or_init(|| why).clone()
+    }
+}
+
+/// How often the high-water mark follows.
+const MARK_EVERY: Duration = Duration::from_secs(1);
+
+impl Embedded {
+    /// Opens the store in this folder, or makes one there.
+    ///
+    /// # Errors
+    /// Why it was not opened, in words for whoever runs the server.
+    pub fn open(folder: &Path, options: EmbeddedOptions) -> Result<Arc<Self>, OpenError> {
+        let opened = open::open(folder, &options)?;
+        let chores = Chores::new(&opened.published.catalog, opened.dropped);
+        let shared = Arc::new(Shared {
+            db: opened.db,
+            files: Arc::new(opened.files),
+            tail: Arc::new(ChangeTail::new(opened.published.position, options.tail_bytes)),
+            published: ArcSwap::from_pointee(opened.published),
+            options,
+            waiting: AtomicUsize::new(0),
+            stopped: OnceLock::new(),
+            _lock: opened.lock,
+        });
+        // Commits wait here in the order of their calls; `waiting_commits` bounds how many.
+        let (requests, taken) = mpsc::channel();
+        let (numbers, log_bytes) = (opened.numbers, opened.log_bytes);
+        let writer = Writer { shared: shared.clone(), requests: taken, numbers, log_bytes, chores };
+        let (ends_marker, marker_ends) = mpsc::channel::<()>();
+        let for_marker = shared.clone();
+        let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+            let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work);
+            thread.map_err(|error| OpenError::Io { path: folder.to_owned(), why: error.to_string() })
+        };
+        let writer = spawn("tidings-store", Box::new(move || writer.run()))?;
+        let marker = spawn("tidings-mark", Box::new(move || mark(&for_marker, opened.high_water, &marker_ends)))?;
+        let threads = Threads { writer, marker, _ends_marker: ends_marker };
+        Ok(Arc::new(Self { shared, threads: Mutex::new(Some(threads)), requests }))
+    }
+
+    /// Puts a request into the queue, in the order of the calls.
+    fn request<T: Send + 'static>(
+        &self,
+        request: impl FnOnce(writer::Answer<T>) -> Request,
+    ) -> Answer<Result<T, WriteError>> {
+        let waiting = self.shared.waiting.fetch_add(1, Ordering::Relaxed);
+        if waiting >= self.shared.options.waiting_commits {
+            self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+            let why = Unavailable("too many commits are waiting".to_owned());
+            return Box::pin(std::future::ready(Err(why.into())));
+        }
+        let (answer, answered) = oneshot::channel();
+        let closed = || WriteError::from(Unavailable("the store is closed".to_owned()));
+        if self.requests.send(request(answer)).is_err() {
+            return Box::pin(std::future::ready(Err(closed())));
+        }
+        Box::pin(async move { answered.await.unwrap_or_else(|_| Err(closed())) })
+    }
+
+    fn stop_threads(&self) {
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Threads { writer, marker, _ends_marker: ends_marker }) = threads else { return };
+        // Everything that was enqueued before is finished first.
+        let _ = self.requests.send(Request::Close);
+        if writer.join().is_err() {
+            tracing::error!("the store's writer had panicked");
+        }
+        drop(ends_marker);
+        if marker.join().is_err() {
+            tracing::error!("the store's marker had panicked");
+        }
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        self.stop_threads();
+    }
+}
+
+/// Keeps the high-water mark about a second behind, and exact at the end.
+fn mark(shared: &Shared, mut high_water: HighWater, ends: &mpsc::Receiver<()>) {
+    let mut marked = shared.published.load().position;
+    loop {
+        let is_last = !matches!(ends.recv_timeout(MARK_EVERY), Err(RecvTimeoutError::Timeout));
+        let position = shared.published.load().position;
+        if position != marked {
+            match high_water.write(position) {
+                Ok(()) => marked = position,
+                Err(error) => tracing::error!(%error, "the high-water mark could not be written"),
+            }
+        }
+        if is_last {
+            return;
+        }
+    }
+}
+
+#[async_trait]
+impl Storage for Embedded {
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>, Unavailable> {
+        Ok(Box::new(self.shared.view()))
+    }
+
+    fn commit(&self, writes: Vec<Write>) -> Answer<Result<Vec<Written>, WriteError>> {
+        self.request(|answer| Request::Commit { writes, answer })
+    }
+
+    fn edit_schema(&self, edit: SchemaEdit) -> Answer<Result<Option<Arc<ClassSchema>>, WriteError>> {
+        self.request(|answer| Request::Edit { edit, answer })
+    }
+
+    fn schemas(&self) -> Schemas {
+        self.shared.published.load().schemas.clone()
+    }
+
+    fn tail(&self) -> Arc<ChangeTail> {
+        self.shared.tail.clone()
+    }
+
+    fn change_source(&self) -> Arc<dyn ChangeSource> {
+        Arc::new(Retained(self.shared.clone()))
+    }
+
+    async fn close(&self) {
+        self.stop_threads();
+    }
+}

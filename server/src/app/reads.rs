@@ -1,0 +1,41 @@
+//! What the live-query engine asks of the store, answered from snapshots.
+
+use crate::changes::Position;
+use crate::live::{Answer, Read, Reads};
+use crate::schema::Schemas;
+use crate::storage::{Selection, Storage, Unavailable};
+use std::sync::Arc;
+use tidings_protocol::{Code, Error, Object};
+
+pub(super) struct StorageReads(Arc<dyn Storage>);
+
+impl StorageReads {
+    pub(super) fn new(storage: Arc<dyn Storage>) -> Arc<dyn Reads> {
+        Arc::new(Self(storage))
+    }
+}
+
+impl Reads for StorageReads {
+    fn results(&self, read: Read) -> Answer<Result<(Position, Vec<Arc<Object>>), Error>> {
+        let storage = self.0.clone();
+        Box::pin(async move {
+            // The engine only knows what was published, so the newest state holds at least that.
+            let snapshot = storage.snapshot().await.map_err(told)?;
+            let position = snapshot.cursor().position;
+            debug_assert!(position >= read.at_least);
+            let predicate = Arc::unwrap_or_clone(read.predicate);
+            let selection =
+                Selection { predicate, limit: read.limit, ..Selection::all(read.class, read.principals) };
+            Ok((position, snapshot.find(&selection).await.map_err(told)?))
+        })
+    }
+
+    fn schemas(&self) -> Schemas {
+        self.0.schemas()
+    }
+}
+
+fn told(Unavailable(reason): Unavailable) -> Error {
+    tracing::error!(reason, "the store cannot answer a live query");
+    Error::new(Code::InternalServerError, "Internal server error.")
+}

@@ -1,0 +1,108 @@
+//! The REST API: decode a request, call one use case, encode the answer. Nothing is decided here.
+//!
+//! warp gives headers, bodies and replies. Routing is ours ([`routes`]): Parse's method may sit in the body, paths
+//! match in any case, and a batch runs through the same table.
+
+mod answer;
+mod batch;
+mod dispatch;
+mod info;
+mod request;
+mod routes;
+mod static_files;
+
+use crate::objects::Objects;
+use answer::Answer;
+use bytes::Bytes;
+use metrics_exporter_prometheus::PrometheusHandle;
+use request::Raw;
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use warp::http::{HeaderMap, Method};
+use warp::path::FullPath;
+use warp::reply::Response;
+use warp::{Filter, Rejection, Reply};
+
+/// Everything the API needs, shared by all requests.
+#[derive(Clone)]
+pub struct Api(Arc<Inner>);
+
+struct Inner {
+    objects: Objects,
+    settings: Settings,
+    metrics: PrometheusHandle,
+    /// Set once the server begins to stop: health then says so.
+    draining: AtomicBool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The path of the API: `/parse`, or empty for the root.
+    pub mount: String,
+    /// Requests in one batch, without the master key.
+    pub max_batch: usize,
+    /// What the chat page is told; `None` does not serve it.
+    pub chat: Option<ChatSettings>,
+}
+
+#[derive(Clone, Debug)]
+pub struct ChatSettings {
+    pub application_id: String,
+    pub javascript_key: Option<String>,
+}
+
+/// The address of whoever sent a request, put into its extensions by the accept loop.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub IpAddr);
+
+impl Api {
+    pub fn new(objects: Objects, settings: Settings, metrics: PrometheusHandle) -> Self {
+        Self(Arc::new(Inner { objects, settings, metrics, draining: AtomicBool::new(false) }))
+    }
+
+    /// From now on `/health` says that the server is stopping.
+    pub fn begin_draining(&self) {
+        self.0.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// The one warp filter that serves everything.
+    pub fn filter(self) -> impl Filter<Extract = (impl Reply,), Error = Infallible> + Clone {
+        let query = warp::query::raw().or(warp::any().map(String::new)).unify();
+        warp::method()
+            .and(warp::path::full())
+            .and(query)
+            .and(warp::header::headers_cloned())
+            .and(warp::ext::get::<Peer>())
+            .and(warp::body::bytes())
+            .then(move |method: Method, path: FullPath, query: String, headers: HeaderMap, peer: Peer, body: Bytes| {
+                let api = self.clone();
+                async move {
+                    let raw = Raw { method, path: path.as_str(), query: &query, headers: &headers, peer, body: &body };
+                    api.respond(raw).await
+                }
+            })
+            // Only an unreadable or too large body is left to refuse.
+            .recover(|_: Rejection| async { Ok::<_, Infallible>(Answer::body_too_large().into_response()) })
+    }
+
+    async fn respond(&self, raw: Raw<'_>) -> Response {
+        if raw.method == Method::OPTIONS {
+            return Answer::json(200, b"{}".to_vec()).into_response();
+        }
+        if let Some(page) = static_files::serve(&self.0.settings, &raw) {
+            return page;
+        }
+        let without_body = raw.method == Method::HEAD;
+        let answer = match self.run(raw).await {
+            Ok(answer) => answer,
+            Err(failure) => Answer::failure(&failure),
+        };
+        let mut response = answer.into_response();
+        if without_body {
+            *response.body_mut() = Bytes::new().into();
+        }
+        response
+    }
+}

@@ -1,0 +1,190 @@
+//! The part of an event frame that its subscribers share: everything behind the request id.
+
+use crate::changes::Position;
+use std::sync::Arc;
+use tidings_protocol::live::Event;
+use tidings_protocol::names::is_internal_field;
+use tidings_protocol::value::write_json_string;
+use tidings_protocol::{ClassName, Object, ObjectId};
+
+/// One event as everybody with the same rights and the same `keys` sees it, written once.
+#[derive(Debug, PartialEq)]
+pub(super) struct EventBody {
+    pub(super) event: Event,
+    pub(super) id: ObjectId,
+    pub(super) position: Position,
+    /// `,"object":{…}` or `,"object":{…},"original":{…}`, and the brace that closes the frame.
+    tail: Box<[u8]>,
+    /// Where the object ends in `tail`.
+    object_end: usize,
+}
+
+const OBJECT: &[u8] = b",\"object\":";
+const ORIGINAL: &[u8] = b",\"original\":";
+
+impl EventBody {
+    pub(super) fn new(
+        event: Event,
+        id: &ObjectId,
+        position: Position,
+        object: &[u8],
+        original: Option<&[u8]>,
+    ) -> Arc<Self> {
+        let length = OBJECT.len() + object.len() + original.map_or(0, |json| ORIGINAL.len() + json.len()) + 1;
+        let mut tail = Vec::with_capacity(length);
+        tail.extend_from_slice(OBJECT);
+        tail.extend_from_slice(object);
+        let object_end = tail.len();
+        if let Some(original) = original {
+            tail.extend_from_slice(ORIGINAL);
+            tail.extend_from_slice(original);
+        }
+        tail.push(b'}');
+        Arc::new(Self { event, id: id.clone(), position, tail: tail.into(), object_end })
+    }
+
+    pub(super) fn tail(&self) -> &[u8] {
+        &self.tail
+    }
+
+    pub(super) fn object(&self) -> &[u8] {
+        &self.tail[OBJECT.len()..self.object_end]
+    }
+
+    pub(super) fn original(&self) -> Option<&[u8]> {
+        self.tail[self.object_end..].strip_prefix(ORIGINAL)?.strip_suffix(b"}")
+    }
+}
+
+/// What two events on one object, the second right behind the first, are together.
+#[derive(Debug, PartialEq)]
+pub(super) enum Merged {
+    /// This one event, in the place of the second.
+    One(Arc<EventBody>),
+    /// The subscriber need not hear of either.
+    Nothing,
+    /// They stay two.
+    Both,
+}
+
+/// Merges by the rules of G5. The table is complete: pairs that cannot follow each other stay as they are.
+pub(super) fn merge(first: &Arc<EventBody>, second: &Arc<EventBody>) -> Merged {
+    let with =
+        |event, original| Merged::One(EventBody::new(event, &second.id, second.position, second.object(), original));
+    match (first.event, second.event) {
+        (Event::Create, Event::Update) => with(Event::Create, None),
+        (Event::Create | Event::Enter, Event::Leave | Event::Delete) => Merged::Nothing,
+        (Event::Enter, Event::Update) => with(Event::Enter, first.original()),
+        (Event::Update, Event::Update) => with(Event::Update, first.original()),
+        (Event::Update, Event::Leave) => with(Event::Leave, first.original()),
+        (Event::Update, Event::Delete) => Merged::One(second.clone()),
+        // What the subscriber saw last is what the object was before it left.
+        (Event::Leave, Event::Enter | Event::Create) => {
+            with(Event::Update, Some(first.original().unwrap_or_else(|| first.object())))
+        }
+        // A new object with the id of a deleted one is not that object.
+        (Event::Delete, _) => Merged::Both,
+        (Event::Create | Event::Enter | Event::Update, Event::Create | Event::Enter)
+        | (Event::Leave, Event::Update | Event::Leave | Event::Delete) => Merged::Both,
+    }
+}
+
+/// Writes an object as events and results show it: `className` first, then what REST shows.
+pub(super) fn write_object(
+    class: &ClassName,
+    object: &Object,
+    keys: Option<&[compact_str::CompactString]>,
+    hidden: &[compact_str::CompactString],
+    out: &mut Vec<u8>,
+) {
+    out.extend_from_slice(b"{\"className\":");
+    write_json_string(class, out);
+    out.push(b',');
+    object.write_members(out, |name| {
+        keys.is_none_or(|keys| keys.iter().any(|key| top_level(key) == name))
+            && !hidden.iter().any(|field| field == name)
+            && !is_internal_field(name)
+    });
+    out.push(b'}');
+}
+
+/// The field that a path begins with.
+pub(super) fn top_level(path: &str) -> &str {
+    path.split_once('.').map_or(path, |(head, _)| head)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidings_protocol::map;
+
+    fn body(event: Event, object: &str, original: Option<&str>) -> Arc<EventBody> {
+        EventBody::new(event, &ObjectId::new("x"), 7, object.as_bytes(), original.map(str::as_bytes))
+    }
+
+    #[test]
+    fn a_body_knows_its_parts() {
+        let both = body(Event::Update, r#"{"a":1}"#, Some(r#"{"a":0}"#));
+        assert_eq!(both.tail(), br#","object":{"a":1},"original":{"a":0}}"#);
+        assert_eq!((both.object(), both.original()), (&br#"{"a":1}"#[..], Some(&br#"{"a":0}"#[..])));
+        let one = body(Event::Create, "{}", None);
+        assert_eq!((one.tail(), one.object(), one.original()), (&br#","object":{}}"#[..], &b"{}"[..], None));
+    }
+
+    /// One line per rule of G5: first event, second event, and what is left.
+    #[test]
+    fn pairs_of_events_on_one_object() {
+        use Event::{Create, Delete, Enter, Leave, Update};
+        for (first, second, event, original) in [
+            (Create, Update, Some(Create), None),
+            (Create, Leave, None, None),
+            (Create, Delete, None, None),
+            (Enter, Update, Some(Enter), Some("o1")),
+            (Enter, Leave, None, None),
+            (Enter, Delete, None, None),
+            (Update, Update, Some(Update), Some("o1")),
+            (Update, Leave, Some(Leave), Some("o1")),
+            (Update, Delete, Some(Delete), None),
+            (Leave, Enter, Some(Update), Some("o1")),
+            (Leave, Create, Some(Update), Some("o1")),
+        ] {
+            let original_of = |event, text| (!matches!(event, Create | Delete)).then_some(text);
+            let one = body(first, "n1", original_of(first, "o1"));
+            let two = body(second, "n2", original_of(second, "o2"));
+            let expected = event.map(|event| body(event, "n2", original));
+            let merged = match merge(&one, &two) {
+                Merged::One(merged) => Some(merged),
+                Merged::Nothing => None,
+                Merged::Both => panic!("{first:?} {second:?} stay two"),
+            };
+            assert_eq!(merged, expected, "{first:?} {second:?}");
+        }
+        for (first, second) in [(Delete, Create), (Delete, Enter), (Update, Create), (Leave, Delete), (Create, Create)]
+        {
+            assert_eq!(merge(&body(first, "1", None), &body(second, "2", None)), Merged::Both, "{first:?} {second:?}");
+        }
+    }
+
+    #[test]
+    fn an_object_shows_its_keys_and_hides_the_rest() {
+        let object = Object {
+            id: ObjectId::new("x"),
+            fields: map! { "a" => 1.0, "b" => 2.0, "email" => "e", "_secret" => "s" },
+            ..Object::default()
+        };
+        let write = |keys: Option<&[compact_str::CompactString]>, hidden: &[compact_str::CompactString]| {
+            let mut out = Vec::new();
+            write_object(&ClassName::USER, &object, keys, hidden, &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let times = r#""createdAt":"1970-01-01T00:00:00.000Z","updatedAt":"1970-01-01T00:00:00.000Z"}"#;
+        assert_eq!(
+            write(None, &["email".into()]),
+            format!(r#"{{"className":"_User","objectId":"x","a":1,"b":2,{times}"#)
+        );
+        assert_eq!(
+            write(Some(&["b.c".into(), "email".into()]), &["email".into()]),
+            format!(r#"{{"className":"_User","objectId":"x","b":2,{times}"#)
+        );
+    }
+}

@@ -1,0 +1,548 @@
+//! The bounded queue in front of one socket: filled by the engine, emptied by the connection's task.
+
+use super::delivery::{Delivery, Millis};
+use super::event::{EventBody, Merged, merge};
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::task::AtomicWaker;
+use rustc_hash::FxHashMap;
+use std::collections::VecDeque;
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use tidings_protocol::ObjectId;
+use tidings_protocol::live::Addressee;
+
+/// One thing to send.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Entry {
+    Event {
+        request_id: i64,
+        body: Arc<EventBody>,
+    },
+    /// A whole frame with the results of a subscription; a resync replaces it.
+    Result {
+        request_id: i64,
+        frame: Bytes,
+    },
+    /// Any other whole frame.
+    Frame(Bytes),
+    /// A WebSocket ping with this number; its pong acknowledges everything in front of it.
+    Ping(u64),
+}
+
+/// What a queued entry takes beside the bytes of its frame.
+const ENTRY_BYTES: usize = 64;
+
+impl Entry {
+    /// Bytes that count against the bounds.
+    pub(super) fn weight(&self) -> usize {
+        ENTRY_BYTES
+            + match self {
+                Self::Event { body, .. } => body.tail().len(),
+                Self::Result { frame, .. } | Self::Frame(frame) => frame.len(),
+                Self::Ping(_) => 0,
+            }
+    }
+}
+
+/// Why and how the server ends a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closing {
+    pub code: u16,
+    pub reason: &'static str,
+}
+
+/// The close code that says: come back and go on, you were too slow.
+pub const TOO_SLOW: u16 = 4008;
+
+#[derive(Debug)]
+struct Queue {
+    entries: VecDeque<Waiting>,
+    bytes: usize,
+    /// Whether the reader was found to be slower than the others; until its queue has run empty.
+    slow: bool,
+    last_slow: Option<Millis>,
+    /// Size from which coalescing is tried again.
+    coalesce_at: usize,
+    closing: Option<Closing>,
+    /// The task of the connection is gone: nothing is queued any more.
+    gone: bool,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    since: Millis,
+    entry: Entry,
+}
+
+/// What the engine has to do after cutting down the queue of a slow reader.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Relief {
+    /// Subscriptions whose queued events were dropped: they start afresh once the queue is empty.
+    pub(super) resync: Vec<i64>,
+    pub(super) coalesced: u64,
+    pub(super) closed: bool,
+}
+
+/// What the connection's task learns from telling how its socket took the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Unchanged,
+    /// The reader counts as slow from now on: the engine should look at the queue.
+    BecameSlow,
+    /// The slow reader has caught up.
+    CaughtUp,
+}
+
+/// The queue of one connection.
+pub struct Outbox {
+    queue: Mutex<Queue>,
+    waker: AtomicWaker,
+    /// What stands between op and request id in every event frame of this connection.
+    middle: Box<[u8]>,
+    addressee: Addressee,
+    delivery: Arc<Delivery>,
+    next_ping: AtomicU64,
+    /// Commands of this connection that the engine has not handled yet.
+    unhandled: AtomicUsize,
+}
+
+impl Outbox {
+    pub(super) fn new(addressee: Addressee, delivery: Arc<Delivery>) -> Self {
+        const OP: &str = "{\"op\":\"\"";
+        let mut middle = addressee.head("", None).split_off(OP.len());
+        middle.extend_from_slice(b",\"requestId\":");
+        let queue = Queue {
+            entries: VecDeque::new(),
+            bytes: 0,
+            slow: false,
+            last_slow: None,
+            coalesce_at: delivery.settings.coalesce_mark,
+            closing: None,
+            gone: false,
+        };
+        Self {
+            queue: Mutex::new(queue),
+            waker: AtomicWaker::new(),
+            middle: middle.into(),
+            addressee,
+            delivery,
+            next_ping: AtomicU64::new(1),
+            unhandled: AtomicUsize::new(0),
+        }
+    }
+
+    pub fn addressee(&self) -> &Addressee {
+        &self.addressee
+    }
+
+    pub(super) fn next_ping(&self) -> u64 {
+        self.next_ping.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Takes entries in, wakes the connection's task, and cuts the queue down if its reader is slow.
+    pub(super) fn append(&self, staged: &mut Vec<Entry>, now: Millis) -> Relief {
+        let mut queue = self.lock();
+        self.push_locked(&mut queue, staged.drain(..), now);
+        let relief = self.relieve_locked(&mut queue);
+        drop(queue);
+        self.waker.wake();
+        relief
+    }
+
+    /// Queues one whole frame of the connection's own task. Cutting down is the engine's, which knows what it costs.
+    pub(crate) fn push_frame(&self, frame: Vec<u8>, now: Millis) {
+        self.push_locked(&mut self.lock(), [Entry::Frame(frame.into())], now);
+        self.waker.wake();
+    }
+
+    fn push_locked(&self, queue: &mut Queue, entries: impl IntoIterator<Item = Entry>, now: Millis) {
+        let takes_more = !queue.gone && queue.closing.is_none();
+        let mut added = 0;
+        for entry in entries.into_iter().filter(|_| takes_more) {
+            added += entry.weight();
+            queue.entries.push_back(Waiting { since: now, entry });
+        }
+        queue.bytes += added;
+        self.delivery.added(added, queue.slow);
+    }
+
+    /// Cuts the queue down if its reader is slow.
+    pub(super) fn relieve(&self) -> Relief {
+        let mut queue = self.lock();
+        self.relieve_locked(&mut queue)
+    }
+
+    fn relieve_locked(&self, queue: &mut Queue) -> Relief {
+        let settings = &self.delivery.settings;
+        let mut relief = Relief::default();
+        if !queue.slow || queue.closing.is_some() {
+            return relief;
+        }
+        if queue.bytes > queue.coalesce_at.min(settings.resync_mark) {
+            relief.coalesced = self.rewrite(queue, coalesce);
+            queue.coalesce_at = settings.coalesce_mark.max(queue.bytes * 2);
+        }
+        let crowded = self.delivery.slow_are_full() && queue.bytes > settings.coalesce_mark;
+        if queue.bytes > settings.resync_mark || crowded {
+            let resync = &mut relief.resync;
+            self.rewrite(queue, |entries| drop_events(entries, resync));
+            relief.resync.sort_unstable();
+            relief.resync.dedup();
+            queue.coalesce_at = settings.coalesce_mark;
+        }
+        if queue.bytes > settings.close_mark {
+            self.rewrite(queue, |entries| {
+                entries.clear();
+                0
+            });
+            queue.closing = Some(Closing { code: TOO_SLOW, reason: "Too slow; reconnect to go on" });
+            relief.closed = true;
+        }
+        relief
+    }
+
+    /// Changes the entries as a whole and puts the counts right.
+    fn rewrite<T>(&self, queue: &mut Queue, change: impl FnOnce(&mut VecDeque<Waiting>) -> T) -> T {
+        let result = change(&mut queue.entries);
+        let bytes = queue.entries.iter().map(|waiting| waiting.entry.weight()).sum();
+        self.delivery.removed(queue.bytes, queue.slow);
+        self.delivery.added(bytes, queue.slow);
+        queue.bytes = bytes;
+        result
+    }
+
+    /// Moves entries of up to about `max` bytes into `out`, oldest first.
+    pub(crate) fn take(&self, max: usize, out: &mut VecDeque<Outgoing>, now: Millis) {
+        let mut queue = self.lock();
+        let (mut taken, mut since) = (0, now);
+        while taken < max
+            && let Some(waiting) = queue.entries.pop_front()
+        {
+            taken += waiting.entry.weight();
+            since = waiting.since;
+            out.push_back(Outgoing(waiting.entry));
+        }
+        if taken == 0 {
+            return;
+        }
+        queue.bytes -= taken;
+        if queue.entries.is_empty() {
+            // A queue that once was long gives its room back.
+            queue.entries.shrink_to(64);
+        }
+        let slow = queue.slow;
+        drop(queue);
+        self.delivery.removed(taken, slow);
+        if !slow {
+            self.delivery.wrote(taken, now.saturating_sub(since));
+        }
+    }
+
+    /// The task has just offered its socket everything it could: did the socket refuse some of it (`blocked`)?
+    ///
+    /// Deciding here, right after the offer, is what keeps our own delays from being taken for the reader's.
+    pub(crate) fn offered(&self, blocked: bool, now: Millis) -> Verdict {
+        let mut queue = self.lock();
+        if !blocked {
+            if !queue.slow || !queue.entries.is_empty() {
+                return Verdict::Unchanged;
+            }
+            queue.slow = false;
+            queue.coalesce_at = self.delivery.settings.coalesce_mark;
+            return Verdict::CaughtUp;
+        }
+        let Some(oldest) = queue.entries.front() else { return Verdict::Unchanged };
+        let waited = now.saturating_sub(oldest.since);
+        if queue.slow || waited < self.delivery.patience(queue.bytes, now, queue.last_slow) {
+            return Verdict::Unchanged;
+        }
+        queue.slow = true;
+        queue.last_slow = Some(now);
+        self.delivery.removed(queue.bytes, false);
+        self.delivery.added(queue.bytes, true);
+        Verdict::BecameSlow
+    }
+
+    /// The order to end the connection, once everything queued before it was taken.
+    pub(crate) fn closing(&self) -> Option<Closing> {
+        let queue = self.lock();
+        queue.closing.clone().filter(|_| queue.entries.is_empty())
+    }
+
+    /// Ends the connection after what is queued; a later order does not replace an earlier one.
+    pub(crate) fn close(&self, closing: Closing) {
+        self.lock().closing.get_or_insert(closing);
+        self.waker.wake();
+    }
+
+    /// The connection's task ends: what is queued is dropped.
+    pub(crate) fn abandon(&self) {
+        let mut queue = self.lock();
+        queue.gone = true;
+        self.rewrite(&mut queue, |entries| *entries = VecDeque::new());
+    }
+
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
+    pub(crate) fn register(&self, waker: &Waker) {
+        self.waker.register(waker);
+    }
+
+    pub(super) fn wake(&self) {
+        self.waker.wake();
+    }
+
+    pub(super) fn commanded(&self) {
+        self.unhandled.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The engine has handled a command. Says whether the task may have been waiting for that.
+    pub(super) fn handled(&self) {
+        if self.unhandled.fetch_sub(1, Ordering::Relaxed) == MAX_UNHANDLED {
+            self.wake();
+        }
+    }
+
+    /// Whether the task should read no further frame until the engine has caught up with it.
+    pub(crate) fn has_many_unhandled(&self) -> bool {
+        self.unhandled.load(Ordering::Relaxed) >= MAX_UNHANDLED
+    }
+
+    /// Writes the payload of an entry; `None` stands for a ping with that number.
+    pub(crate) fn compose(&self, outgoing: Outgoing, scratch: &mut BytesMut) -> Result<Bytes, u64> {
+        match outgoing.0 {
+            Entry::Frame(frame) | Entry::Result { frame, .. } => Ok(frame),
+            Entry::Ping(number) => Err(number),
+            Entry::Event { request_id, body } => {
+                let op = body.event.name();
+                scratch.reserve(32 + op.len() + self.middle.len() + body.tail().len());
+                scratch.put_slice(b"{\"op\":\"");
+                scratch.put_slice(op.as_bytes());
+                scratch.put_slice(b"\"");
+                scratch.put_slice(&self.middle);
+                // Writing a number into a buffer that grows cannot fail.
+                let _ = write!(scratch, "{request_id}");
+                scratch.put_slice(body.tail());
+                Ok(scratch.split().freeze())
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // No code that runs under the lock can leave the queue half-changed.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.abandon();
+    }
+}
+
+/// Something taken from the queue, on its way to the socket.
+#[derive(Debug)]
+pub(crate) struct Outgoing(Entry);
+
+/// Commands of one connection that may wait for the engine; then its frames wait in its socket.
+const MAX_UNHANDLED: usize = 64;
+
+/// Merges the events of each subscription on each object. Returns how many events less there are.
+fn coalesce(entries: &mut VecDeque<Waiting>) -> u64 {
+    let before = entries.len();
+    let mut last: FxHashMap<(i64, ObjectId), usize> = FxHashMap::default();
+    let mut kept: Vec<Option<Waiting>> = Vec::with_capacity(before);
+    for Waiting { since, entry } in entries.drain(..) {
+        let Entry::Event { request_id, body } = entry else {
+            // Frames are fences: what was said before `subscribed` or a result is not mixed with what follows.
+            match &entry {
+                Entry::Result { request_id, .. } => last.retain(|(known, _), _| known != request_id),
+                Entry::Frame(_) => last.clear(),
+                Entry::Event { .. } | Entry::Ping(_) => {}
+            }
+            kept.push(Some(Waiting { since, entry }));
+            continue;
+        };
+        let key = (request_id, body.id.clone());
+        let earlier = last.get(&key).and_then(|at| match &kept[*at] {
+            Some(Waiting { entry: Entry::Event { body, .. }, .. }) => Some((*at, body.clone())),
+            _ => None,
+        });
+        let body = match earlier.map(|(at, earlier)| (at, merge(&earlier, &body))) {
+            None | Some((_, Merged::Both)) => body,
+            Some((at, Merged::One(merged))) => {
+                kept[at] = None;
+                merged
+            }
+            Some((at, Merged::Nothing)) => {
+                kept[at] = None;
+                last.remove(&key);
+                continue;
+            }
+        };
+        last.insert(key, kept.len());
+        kept.push(Some(Waiting { since, entry: Entry::Event { request_id, body } }));
+    }
+    entries.extend(kept.into_iter().flatten());
+    (before - entries.len()) as u64
+}
+
+/// Drops events and results, and notes whose they were.
+fn drop_events(entries: &mut VecDeque<Waiting>, resync: &mut Vec<i64>) {
+    entries.retain(|waiting| match &waiting.entry {
+        Entry::Event { request_id, .. } | Entry::Result { request_id, .. } => {
+            resync.push(*request_id);
+            false
+        }
+        Entry::Frame(_) | Entry::Ping(_) => true,
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::live::delivery::Settings;
+    use std::time::Instant;
+    use tidings_protocol::live::Event;
+
+    fn outbox(settings: Settings) -> Outbox {
+        let delivery = Arc::new(Delivery::new(settings, Instant::now(), || {}));
+        Outbox::new(Addressee { client_id: "c".into(), installation_id: None }, delivery)
+    }
+
+    fn event(request_id: i64, event: Event, id: &str, object: &str) -> Entry {
+        let original = matches!(event, Event::Update | Event::Leave).then_some(&b"{\"o\":0}"[..]);
+        let body = EventBody::new(event, &ObjectId::new(id), 1, object.as_bytes(), original);
+        Entry::Event { request_id, body }
+    }
+
+    fn texts(outbox: &Outbox, now: Millis) -> Vec<String> {
+        let (mut taken, mut scratch) = (VecDeque::new(), BytesMut::new());
+        outbox.take(usize::MAX, &mut taken, now);
+        taken
+            .into_iter()
+            .map(|outgoing| match outbox.compose(outgoing, &mut scratch) {
+                Ok(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
+                Err(number) => format!("ping {number}"),
+            })
+            .collect()
+    }
+
+    const SMALL: fn() -> Settings =
+        || Settings { coalesce_mark: 500, resync_mark: 1_000, close_mark: 2_000, ..Settings::default() };
+
+    #[test]
+    fn frames_are_whole() {
+        let outbox = outbox(Settings::default());
+        outbox.append(&mut vec![event(4, Event::Update, "x", "{}"), Entry::Ping(9)], 0);
+        outbox.push_frame(b"{}".to_vec(), 0);
+        assert_eq!(
+            texts(&outbox, 0),
+            [r#"{"op":"update","clientId":"c","requestId":4,"object":{},"original":{"o":0}}"#, "ping 9", "{}"]
+        );
+        assert_eq!((outbox.queued_bytes(), outbox.delivery.keeping_bytes()), (0, 0));
+    }
+
+    #[test]
+    fn a_reader_that_is_offered_nothing_is_never_slow() {
+        let outbox = outbox(SMALL());
+        for at in 0..100 {
+            let relief = outbox.append(&mut vec![event(1, Event::Create, &format!("{at}"), "{}")], at * 1_000);
+            assert_eq!(relief, Relief::default());
+        }
+        assert_eq!(outbox.offered(false, 99_000), Verdict::Unchanged);
+        assert_eq!(texts(&outbox, 100_000).len(), 100);
+        // And those that wait as long as everybody else are not slow either.
+        let settings = Settings { coalesce_mark: 500, ..Settings::default() };
+        let outbox = self::outbox(settings);
+        outbox.delivery.wrote(10 << 20, 2_000);
+        outbox.append(&mut vec![event(1, Event::Create, "x", "{}")], 0);
+        assert_eq!(outbox.offered(true, 7_900), Verdict::Unchanged);
+        assert_eq!(outbox.offered(true, 8_000), Verdict::BecameSlow);
+    }
+
+    #[test]
+    fn the_steps_of_a_slow_reader() {
+        let outbox = outbox(SMALL());
+        outbox.append(&mut vec![event(1, Event::Create, "x", "{}")], 0);
+        assert_eq!(outbox.offered(true, 2_999), Verdict::Unchanged);
+        assert_eq!(outbox.offered(true, 3_000), Verdict::BecameSlow);
+        assert_eq!(outbox.delivery.keeping_bytes(), 0);
+        assert!(outbox.delivery.slow_bytes() > 0);
+        // Up to the first mark nothing happens; then events on one object become one.
+        let mut coalesced = 0;
+        for n in 0..100 {
+            let relief = outbox.append(&mut vec![event(1, Event::Update, "x", &format!("{{\"n\":{n}}}"))], 3_000);
+            assert_eq!((relief.resync.len(), relief.closed), (0, false));
+            coalesced += relief.coalesced;
+        }
+        assert!(coalesced > 80 && outbox.queued_bytes() <= 600);
+        // Objects that are all different cannot be merged: the subscription starts afresh.
+        let mut relief = Relief::default();
+        for n in 0..20 {
+            relief = outbox.append(&mut vec![event(2, Event::Create, &format!("{n}"), "{\"n\":1}")], 3_000);
+            if !relief.resync.is_empty() {
+                break;
+            }
+        }
+        assert_eq!(relief.resync, [1, 2]);
+        assert_eq!((outbox.queued_bytes(), outbox.delivery.slow_bytes()), (0, 0));
+        // What cannot be dropped ends the connection.
+        let frame = || vec![Entry::Frame(vec![b' '; 1_500].into())];
+        assert_eq!(outbox.append(&mut frame(), 3_000), Relief::default());
+        assert_eq!(outbox.closing(), None);
+        assert!(outbox.append(&mut frame(), 3_000).closed);
+        assert_eq!(outbox.closing().unwrap().code, TOO_SLOW);
+        assert_eq!(outbox.delivery.slow_bytes(), 0);
+    }
+
+    #[test]
+    fn a_slow_reader_catches_up_and_stays_on_probation() {
+        let outbox = outbox(SMALL());
+        outbox.append(&mut vec![event(1, Event::Create, "x", "{}")], 0);
+        assert_eq!(outbox.offered(true, 3_000), Verdict::BecameSlow);
+        assert_eq!(texts(&outbox, 4_000).len(), 1);
+        assert_eq!(outbox.offered(false, 4_000), Verdict::CaughtUp);
+        assert_eq!((outbox.delivery.keeping_bytes(), outbox.delivery.slow_bytes()), (0, 0));
+        outbox.delivery.wrote(10 << 20, 0);
+        outbox.append(&mut vec![event(1, Event::Create, "x", "{}")], 5_000);
+        assert_eq!(outbox.offered(true, 5_250), Verdict::BecameSlow);
+    }
+
+    #[test]
+    fn coalescing_keeps_order_and_other_subscriptions() {
+        let outbox = outbox(Settings { coalesce_mark: 0, ..Settings::default() });
+        outbox.append(&mut vec![event(9, Event::Create, "first", "{}")], 0);
+        assert_eq!(outbox.offered(true, 3_000), Verdict::BecameSlow);
+        let mut staged = vec![
+            event(1, Event::Create, "x", "1"),
+            event(2, Event::Create, "x", "1"),
+            event(1, Event::Create, "y", "2"),
+            event(1, Event::Update, "x", "3"),
+            event(1, Event::Delete, "y", "4"),
+            event(1, Event::Create, "y", "5"),
+        ];
+        let relief = outbox.append(&mut staged, 3_000);
+        assert_eq!(relief.coalesced, 3);
+        let texts = texts(&outbox, 3_000);
+        let seen: Vec<&str> = texts.iter().map(|text| &text[text.find("requestId").unwrap() + 11..]).collect();
+        assert_eq!(seen, [r#"9,"object":{}}"#, r#"2,"object":1}"#, r#"1,"object":3}"#, r#"1,"object":5}"#]);
+    }
+
+    #[test]
+    fn coalescing_does_not_cross_a_result() {
+        let mut entries: VecDeque<_> = [
+            event(1, Event::Update, "x", "1"),
+            Entry::Result { request_id: 1, frame: Bytes::new() },
+            event(1, Event::Update, "x", "2"),
+        ]
+        .into_iter()
+        .map(|entry| Waiting { since: 0, entry })
+        .collect();
+        assert_eq!(coalesce(&mut entries), 0);
+    }
+}

@@ -1,0 +1,100 @@
+//! What the engine asks the store for: the objects of a subscription as of a position.
+//!
+//! The engine itself reads nothing. It gives out [`ReadRequest`]s; a task answers each through [`Reads`], which `app`
+//! wires to the objects, and hands the whole `result` frame back.
+
+use super::event::write_object;
+use crate::changes::Position;
+use crate::permissions::Principals;
+use crate::schema::Schemas;
+use bytes::Bytes;
+use compact_str::CompactString;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use tidings_protocol::live::Addressee;
+use tidings_protocol::{ClassName, Error, Object, Predicate};
+
+/// What live queries need from the rooms that know the store.
+pub trait Reads: Send + Sync + 'static {
+    /// The objects that match and may be read, in their natural order, at most `limit`; from one state of the store
+    /// that holds every change up to `at_least`, and the position of that state.
+    fn results(&self, read: Read) -> Answer<Result<(Position, Vec<Arc<Object>>), Error>>;
+
+    /// All classes, as new as the newest published change.
+    fn schemas(&self) -> Schemas;
+}
+
+pub type Answer<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+#[derive(Clone, Debug)]
+pub struct Read {
+    pub class: ClassName,
+    pub predicate: Arc<Predicate>,
+    pub principals: Principals,
+    pub at_least: Position,
+    pub limit: u64,
+}
+
+/// A read that a subscription waits for.
+#[derive(Clone, Debug)]
+pub(super) struct ReadRequest {
+    /// Names the request; an answer to an older one is not wanted any more.
+    pub(super) token: u64,
+    pub(super) connection: u64,
+    pub(super) subscription: u32,
+    pub(super) read: Read,
+    pub(super) request_id: i64,
+    pub(super) addressee: Addressee,
+    pub(super) keys: Option<Arc<[CompactString]>>,
+    pub(super) hidden: Arc<[CompactString]>,
+    pub(super) schema_version: u64,
+    pub(super) max_bytes: usize,
+}
+
+/// The answer to a [`ReadRequest`].
+#[derive(Debug)]
+pub(super) struct ReadAnswer {
+    pub(super) token: u64,
+    pub(super) connection: u64,
+    pub(super) subscription: u32,
+    pub(super) schema_version: u64,
+    /// The position of the state that was read, and the `result` frame.
+    pub(super) outcome: Result<(Position, Bytes), Error>,
+}
+
+impl ReadRequest {
+    /// Writes the `result` frame. Rows beyond the bound of bytes are left out.
+    pub(super) fn answer(&self, outcome: Result<(Position, Vec<Arc<Object>>), Error>) -> ReadAnswer {
+        let outcome = outcome.map(|(position, objects)| {
+            let mut frame = self.addressee.head("result", Some(self.request_id));
+            frame.extend_from_slice(b",\"results\":[");
+            for (at, object) in objects.iter().enumerate() {
+                if frame.len() >= self.max_bytes {
+                    break;
+                }
+                if at > 0 {
+                    frame.push(b',');
+                }
+                let class = &self.read.class;
+                let own = is_own_row(class, object, &self.read.principals);
+                let hidden = if own { &[][..] } else { &self.hidden };
+                write_object(class, object, self.keys.as_deref(), hidden, &mut frame);
+            }
+            frame.extend_from_slice(b"]}");
+            (position, frame.into())
+        });
+        ReadAnswer {
+            token: self.token,
+            connection: self.connection,
+            subscription: self.subscription,
+            schema_version: self.schema_version,
+            outcome,
+        }
+    }
+}
+
+/// Nothing of a user's own row is hidden from them.
+pub(super) fn is_own_row(class: &ClassName, object: &Object, principals: &Principals) -> bool {
+    *class == ClassName::USER && principals.user.as_ref() == Some(&object.id)
+}

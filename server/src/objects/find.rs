@@ -1,0 +1,150 @@
+//! Reading: one object, a page of a query, a count.
+
+use super::view::{Included, View};
+use super::{Objects, sessions};
+use crate::auth::Auth;
+use crate::error::{Failure, Result};
+use crate::permissions::Operation;
+use crate::schema::{ClassSchema, FieldType};
+use crate::storage::{Explanation, Selection, Snapshot};
+use std::sync::Arc;
+use tidings_protocol::update::top_level;
+use tidings_protocol::{ClassName, Error, Object, ObjectId, Predicate, Query};
+
+/// One object, and how the caller sees it.
+pub struct Found {
+    pub object: Arc<Object>,
+    pub view: View,
+}
+
+/// The answer to a find.
+pub struct Page {
+    pub objects: Vec<Arc<Object>>,
+    pub view: View,
+    /// Of all matches, where the query asked.
+    pub count: Option<u64>,
+    /// Instead of objects, where the query asked.
+    pub explanation: Option<Explanation>,
+}
+
+impl Objects {
+    /// Reads one object. Of the query only keys and include count.
+    ///
+    /// # Errors
+    /// 101 for an object that is absent or may not be read; 119 where class-level permissions forbid it.
+    pub async fn get(&self, auth: &Auth, query: &Query, id: &ObjectId) -> Result<Found> {
+        let schema = self.class_to_read(auth, &query.class, Operation::Get)?;
+        let snapshot = self.0.storage.snapshot().await?;
+        let object = snapshot.get(&query.class, id).await?.filter(|object| may_read(auth, &query.class, object));
+        let object = object.ok_or_else(Failure::object_not_found)?;
+        let objects = [object];
+        let view = self.view(auth, query, schema.as_deref(), &*snapshot, &objects).await?;
+        let [object] = objects;
+        Ok(Found { object, view })
+    }
+
+    /// Answers a query.
+    ///
+    /// # Errors
+    /// 119 where class-level permissions forbid it or a hidden field would be probed; 102 for `explain` without the
+    /// master key.
+    pub async fn find(&self, auth: &Auth, query: &Query) -> Result<Page> {
+        let settings = &self.0.settings;
+        let limit = query.limit.unwrap_or(settings.default_limit);
+        let limit = if auth.is_master() { limit } else { limit.min(settings.max_limit) };
+        let operation = match query.only_object_id() {
+            _ if limit == 0 && query.count => Operation::Count,
+            Some(_) => Operation::Get,
+            None => Operation::Find,
+        };
+        let schema = self.class_to_read(auth, &query.class, operation)?;
+        if query.explain && !auth.is_master() {
+            return Err(Error::invalid_query("Using the explain query parameter requires the master key").into());
+        }
+        let paths = query.order.iter().map(|order| order.path.as_str());
+        refuse_hidden(auth, schema.as_deref(), &query.predicate, paths)?;
+        let predicate = match query.class == ClassName::SESSION {
+            true => sessions::own_only(auth, query.predicate.clone())?,
+            false => query.predicate.clone(),
+        };
+        let selection = Selection {
+            class: query.class.clone(),
+            predicate,
+            reader: auth.principals.clone(),
+            order: query.order.clone(),
+            skip: query.skip,
+            limit,
+        };
+        let snapshot = self.0.storage.snapshot().await?;
+        let explanation = match query.explain {
+            true => Some(snapshot.explain(&selection).await?),
+            false => None,
+        };
+        let objects = match limit == 0 || query.explain {
+            true => Vec::new(),
+            false => snapshot.find(&selection).await?,
+        };
+        let count = match query.count {
+            true => Some(snapshot.count(&selection).await?),
+            false => None,
+        };
+        let view = self.view(auth, query, schema.as_deref(), &*snapshot, &objects).await?;
+        Ok(Page { objects, view, count, explanation })
+    }
+
+    /// How the caller sees these objects: hidden fields, chosen keys, and the objects that their pointers include.
+    async fn view(
+        &self,
+        auth: &Auth,
+        query: &Query,
+        schema: Option<&ClassSchema>,
+        snapshot: &dyn Snapshot,
+        objects: &[Arc<Object>],
+    ) -> Result<View> {
+        let schemas = self.0.storage.schemas();
+        let everything = query.include.iter().any(|path| path == "*");
+        let paths = match (everything, schema) {
+            (true, Some(schema)) => all_references(schema),
+            (true, None) => Vec::new(),
+            (false, _) => query.include.clone(),
+        };
+        let mut view = View::new(auth, schemas, query.class.clone(), query.projection.clone(), Included::tree(&paths));
+        view.expand(snapshot, objects).await?;
+        Ok(view)
+    }
+}
+
+/// Sessions have no ACL: they are their user's own.
+pub(super) fn may_read(auth: &Auth, class: &ClassName, object: &Object) -> bool {
+    match *class == ClassName::SESSION {
+        true => sessions::is_own(auth, object),
+        false => auth.principals.may(tidings_protocol::Access::Read, object.acl.as_ref()),
+    }
+}
+
+/// A hidden field must not be found out by filtering or sorting either.
+///
+/// # Errors
+/// 119 if a path leads into a field that is hidden from the caller.
+pub(super) fn refuse_hidden<'a>(
+    auth: &Auth,
+    schema: Option<&ClassSchema>,
+    predicate: &Predicate,
+    order: impl Iterator<Item = &'a str>,
+) -> Result<()> {
+    let hidden = schema.map(|schema| schema.permissions.hidden_from(&auth.principals)).unwrap_or_default();
+    if hidden.is_empty() {
+        return Ok(());
+    }
+    let mut probed = false;
+    let mut check = |path: &str| probed |= hidden.contains(&top_level(path));
+    predicate.paths(&mut check);
+    order.for_each(&mut check);
+    if probed { Err(Failure::forbidden()) } else { Ok(()) }
+}
+
+/// What `include=*` means: every column that can hold pointers.
+fn all_references(schema: &ClassSchema) -> Vec<compact_str::CompactString> {
+    let references = schema.fields.iter().filter(|(_, field)| matches!(field, FieldType::Pointer(_) | FieldType::Array));
+    references.map(|(name, _)| name.clone()).collect()
+}

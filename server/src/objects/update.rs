@@ -1,0 +1,284 @@
+//! Changing an object.
+
+use super::create::{changed_fields, check_fields, is_pointer};
+use super::{Objects, Pending, now, sessions, users};
+use crate::auth::Auth;
+use crate::error::{Failure, Result};
+use crate::hooks::{Edits, SaveRequest, Trigger};
+use crate::permissions::{Operation, Principals};
+use crate::schema::{ClassSchema, FieldType, infer};
+use crate::storage::{Action, Guard, Write, WriteError};
+use compact_str::CompactString;
+use std::sync::Arc;
+use tidings_protocol::names::{invalid_field_name, is_internal_field};
+use tidings_protocol::update::{self, top_level};
+use tidings_protocol::{Access, ClassName, Date, Error, Map, Object, ObjectId, Predicate, Update, Value};
+
+/// What an update tells its client.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Updated {
+    pub updated_at: Date,
+    /// The results of operations, and what a hook changed.
+    pub changed: Map,
+    /// Of a user who changed the own password, which ended all sessions.
+    pub session_token: Option<CompactString>,
+}
+
+/// What to change, and on which condition.
+#[derive(Clone, Debug)]
+pub(crate) struct Change {
+    pub sent: Update,
+    /// What the object must be in the moment of the commit, or nothing is written.
+    pub only_if: Option<Predicate>,
+}
+
+/// One run of the hook and what came of it.
+struct Attempt {
+    pending: Pending<Updated>,
+    /// Whether the hook decided on a value that must still be there in the commit.
+    hook_expects: bool,
+}
+
+/// How often a hook may decide anew because its object changed meanwhile.
+const MAX_HOOK_RUNS: usize = 3;
+
+impl Objects {
+    /// Changes an object and waits until the change is on disk.
+    ///
+    /// # Errors
+    /// See [`Objects::begin_update`].
+    pub async fn update(&self, auth: &Auth, class: &ClassName, id: &ObjectId, body: Map) -> Result<Updated> {
+        self.begin_update(auth, class, id, body).await?.await
+    }
+
+    /// Everything up to the commit, which takes its place in the order before this returns.
+    ///
+    /// # Errors
+    /// 101 for an object that is absent or may not be written, 206 for somebody else's user, 119 where class-level
+    /// permissions forbid it, 105/107/111/121/123 for a bad body, whatever `before_save` throws.
+    pub async fn begin_update(
+        &self,
+        auth: &Auth,
+        class: &ClassName,
+        id: &ObjectId,
+        mut body: Map,
+    ) -> Result<Pending<Updated>> {
+        take_reserved(id, &mut body)?;
+        self.begin_update_of(auth, class, id, Change { sent: Update::from_map(body)?, only_if: None }).await
+    }
+
+    /// The same for what is decoded already.
+    pub(crate) async fn begin_update_of(
+        &self,
+        auth: &Auth,
+        class: &ClassName,
+        id: &ObjectId,
+        change: Change,
+    ) -> Result<Pending<Updated>> {
+        let attempt = self.attempt_update(auth, class, id, change.clone()).await?;
+        if !attempt.hook_expects {
+            return Ok(attempt.pending);
+        }
+        let (objects, auth, class, id) = (self.clone(), auth.clone(), class.clone(), id.clone());
+        Ok(Box::pin(async move {
+            let mut outcome = attempt.pending.await;
+            // The hook decided on a value that changed before the commit: let it decide again.
+            for _ in 1..MAX_HOOK_RUNS {
+                if outcome != Err(WriteError::Unexpected.into()) {
+                    break;
+                }
+                outcome = objects.attempt_update(&auth, &class, &id, change.clone()).await?.pending.await;
+            }
+            outcome
+        }))
+    }
+
+    async fn attempt_update(&self, auth: &Auth, class: &ClassName, id: &ObjectId, change: Change) -> Result<Attempt> {
+        let schema = self.class_to_write(auth, class, Operation::Update)?;
+        let Change { sent: mut update, only_if } = change;
+        let changes = match class {
+            class if *class == ClassName::USER => Some(users::AccountChanges::take(auth, id, &mut update)?),
+            class if *class == ClassName::SESSION => sessions::check_update(auth, &update).map(|()| None)?,
+            _ => None,
+        };
+        let computed = computed_paths(&update);
+
+        // Checked here so that no hook runs for a write that cannot be, and again in the commit.
+        let original = self.original_to_write(auth, class, id).await?;
+        let mut edits = Edits::default();
+        if self.0.hooks.has(class, Trigger::BeforeSave) {
+            let mut preview = Object::clone(&original);
+            update.apply(&mut preview)?;
+            let request = SaveRequest::new(auth, class, Arc::new(preview), Some(original.clone())).changed_by(&update);
+            edits = self.0.hooks.before_save(request).await?;
+            update.merge(edits.update.clone());
+        }
+        unset_null_pointers(&schema, &mut update);
+        let fields = needed_fields(auth, &schema, &update)?;
+
+        let mut guard = Guard { writer: Some(auth.principals.clone()), ..Guard::default() };
+        let hook_expects = edits.only_if.is_some();
+        guard.expect = match (only_if, edits.only_if) {
+            (Some(one), Some(other)) => Some(one.and(other)),
+            (one, other) => one.or(other),
+        };
+        let mut beside = Vec::new();
+        let mut session_token = None;
+        if let Some(changes) = changes {
+            let prepared = users::prepare_changes(self, auth, changes, &original, &mut update).await?;
+            guard.unique = prepared.unique;
+            beside = prepared.sessions;
+            session_token = prepared.session_token;
+        }
+        if *class == ClassName::SESSION {
+            guard.writer = None;
+        }
+        let action = Action::Update { update, at: now() };
+        let write = Write { class: class.clone(), id: id.clone(), action, guard, fields };
+        let committed = self.commit([vec![write], beside].concat()).await;
+        let (objects, mut auth, class) = (self.clone(), auth.clone(), class.clone());
+        let pending = Box::pin(async move {
+            let written = committed.await.map_err(|error| users::named(&class, error))?;
+            let Some((before, after)) = written.into_iter().next().and_then(|first| first.before.zip(first.after)) else {
+                return Err(Failure::Internal("an update without its images".into()));
+            };
+            auth.context = edits.context.unwrap_or(auth.context);
+            objects.after_save(&auth, &class, &after, Some(&before)).await;
+            let mut changed = changed_fields(&edits.update, &after);
+            computed.iter().for_each(|path| echo(path, &after, &mut changed));
+            Ok(Updated { updated_at: after.updated_at, changed, session_token })
+        });
+        Ok(Attempt { pending, hook_expects })
+    }
+
+    /// The object as it is, if this caller may write it.
+    pub(super) async fn original_to_write(
+        &self,
+        auth: &Auth,
+        class: &ClassName,
+        id: &ObjectId,
+    ) -> Result<Arc<Object>> {
+        if *class == ClassName::USER {
+            users::check_own(auth, id)?;
+        }
+        let snapshot = self.0.storage.snapshot().await?;
+        let original = snapshot.get(class, id).await?.ok_or_else(Failure::object_not_found)?;
+        let allowed = match *class == ClassName::SESSION {
+            true => sessions::is_own(auth, &original),
+            false => auth.principals.may(Access::Write, original.acl.as_ref()),
+        };
+        if allowed { Ok(original) } else { Err(Failure::object_not_found()) }
+    }
+}
+
+/// Takes out what clients send along and cannot change.
+///
+/// # Errors
+/// 105 for another id than the object's.
+fn take_reserved(id: &ObjectId, body: &mut Map) -> Result<()> {
+    for name in ["objectId", "id"] {
+        match body.remove(name) {
+            None | Some(Value::Null) => {}
+            Some(Value::String(sent)) if sent == id.as_str() => {}
+            Some(_) => return Err(invalid_field_name(name).into()),
+        }
+    }
+    for name in ["createdAt", "updatedAt"] {
+        body.remove(name);
+    }
+    Ok(())
+}
+
+/// The paths whose results the client cannot know.
+fn computed_paths(update: &Update) -> Vec<CompactString> {
+    let computed = update.operations.iter().filter(|(_, operation)| {
+        use update::Operation;
+        !matches!(operation, Operation::Set(_) | Operation::Delete | Operation::Relate { .. })
+    });
+    computed.map(|(path, _)| path.clone()).collect()
+}
+
+/// Puts the value at `a.b` into the answer as `{"a":{"b":…}}`; an element of an array as the whole array.
+fn echo(path: &str, object: &Object, changed: &mut Map) {
+    let name = top_level(path);
+    let Some(value) = object.fields.get(name) else { return };
+    let mut segments = path.split('.').skip(1).peekable();
+    if segments.peek().is_none() || !matches!(value, Value::Object(_)) {
+        changed.insert(name, value.clone());
+        return;
+    }
+    if !matches!(changed.get(name), Some(Value::Object(_))) {
+        changed.insert(name, Value::Object(Map::new()));
+    }
+    let (mut value, mut slot) = (value, changed.get_mut(name));
+    while let (Some(segment), Value::Object(map), Some(Value::Object(answer))) = (segments.next(), value, slot.take()) {
+        let Some(inner) = map.get(segment) else { return };
+        let is_leaf = segments.peek().is_none() || !matches!(inner, Value::Object(_));
+        if is_leaf {
+            answer.insert(segment, inner.clone());
+            return;
+        }
+        if !matches!(answer.get(segment), Some(Value::Object(_))) {
+            answer.insert(segment, Value::Object(Map::new()));
+        }
+        slot = answer.get_mut(segment);
+        value = inner;
+    }
+}
+
+/// Setting a pointer to null takes it away.
+fn unset_null_pointers(schema: &ClassSchema, update: &mut Update) {
+    for (path, operation) in &mut update.operations {
+        if matches!(operation, update::Operation::Set(Value::Null)) && is_pointer(schema, path) {
+            *operation = update::Operation::Delete;
+        }
+    }
+}
+
+/// # Errors
+/// 111 where an operation does not fit its column, 119 where the caller may not add columns.
+fn needed_fields(auth: &Auth, schema: &ClassSchema, update: &Update) -> Result<Vec<(CompactString, FieldType)>> {
+    let mut wanted = Vec::new();
+    for (path, operation) in &update.operations {
+        let name = top_level(path);
+        if is_internal_field(name) {
+            continue;
+        }
+        let known = schema.field_type(name);
+        match infer(path, operation) {
+            // `a.b` also fits when the column is an array and `b` an index; a new column is an object.
+            None if path.contains('.') => match known {
+                Some(FieldType::Array | FieldType::Object) => {}
+                Some(other) => {
+                    let message = format!("{path}: the column is of type {}", other.describe());
+                    return Err(Error::incorrect_type(message).into());
+                }
+                None => wanted.push((name.into(), FieldType::Object)),
+            },
+            None => {}
+            Some(field_type) => wanted.push((name.into(), field_type)),
+        }
+    }
+    check_fields(auth, schema, wanted.into_iter())
+}
+
+/// A guard that asks nobody: for the server's own writes beside a client's.
+pub(super) fn unguarded() -> Guard {
+    Guard { writer: Some(Principals::MASTER), ..Guard::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_operations_are_told_where_they_are() {
+        let fields = Map::from_json(br#"{"n":5,"o":{"c":{"d":2},"e":1},"l":[1,2]}"#).unwrap();
+        let object = Object { fields, ..Object::default() };
+        let mut changed = Map::new();
+        for path in ["n", "o.c.d", "l.1", "gone", "o.nope"] {
+            echo(path, &object, &mut changed);
+        }
+        assert_eq!(changed.to_json(), r#"{"n":5,"o":{"c":{"d":2}},"l":[1,2]}"#);
+    }
+}

@@ -1,0 +1,356 @@
+//! What is special about `_User`: sign-up, log-in, passwords, unique names, and that a user belongs to itself.
+
+use super::sessions::NewSession;
+use super::{Objects, random_text};
+use crate::auth::Auth;
+use crate::error::{Failure, Result};
+use crate::permissions::Principals;
+use crate::storage::{Selection, Unique, Write, WriteError};
+use compact_str::CompactString;
+use std::sync::Arc;
+use tidings_protocol::update::Operation;
+use tidings_protocol::{ClassName, Code, Map, Object, ObjectId, Predicate, Update, Value};
+
+/// The internal field of a `_User` row that holds the hash of its password.
+const PASSWORD_FIELD: &str = "_hashed_password";
+/// The internal field that holds the id of an anonymous guest.
+pub(super) const ANONYMOUS_FIELD: &str = "_auth_data_anonymous";
+
+/// A user and the session that a log-in began.
+#[derive(Clone, Debug)]
+pub struct LoggedIn {
+    pub user: Arc<Object>,
+    pub session_token: CompactString,
+}
+
+/// What a sign-up sends that is not simply stored.
+pub(super) struct SignUp {
+    username: Option<CompactString>,
+    password: Option<CompactString>,
+    anonymous_id: Option<CompactString>,
+}
+
+/// What becomes of a sign-up.
+pub(super) struct PreparedSignUp {
+    pub unique: Vec<Unique>,
+    pub session: Option<Write>,
+    pub session_token: Option<CompactString>,
+    /// Fields that the server chose.
+    pub generated: Vec<CompactString>,
+}
+
+impl SignUp {
+    /// Takes the sensitive parts out of what is to be created.
+    ///
+    /// # Errors
+    /// 200 and 201 for missing or unusable names and passwords, 119 for `emailVerified`, 252 for providers.
+    pub(super) fn take(auth: &Auth, sent: &mut Update) -> Result<Self> {
+        refuse_reserved(auth, sent)?;
+        let anonymous_id = match sent.take("authData") {
+            None => None,
+            Some(auth_data) => Some(anonymous_id(&set_value(auth_data))?.ok_or_else(unsupported_provider)?),
+        };
+        let text = |value: Option<Value>| match value {
+            Some(Value::String(text)) if !text.is_empty() => Some(text),
+            _ => None,
+        };
+        let username = text(sent.operation("username").cloned().map(set_value));
+        let password = text(sent.take("password").map(set_value));
+        if anonymous_id.is_none() {
+            if username.is_none() {
+                return Err(Failure::parse(Code::UsernameMissing, "bad or missing username"));
+            }
+            if password.is_none() {
+                return Err(Failure::parse(Code::PasswordMissing, "password is required"));
+            }
+        }
+        Ok(Self { username, password, anonymous_id })
+    }
+}
+
+/// Completes the user object, after `before_save` has seen it.
+pub(super) async fn prepare_sign_up(
+    objects: &Objects,
+    auth: &Auth,
+    sign_up: SignUp,
+    user: &mut Object,
+) -> Result<PreparedSignUp> {
+    let mut generated = Vec::new();
+    let mut unique = Vec::new();
+    if sign_up.username.is_none() {
+        user.fields.insert("username", Value::String(random_text(25)));
+        generated.push("username".into());
+    }
+    unique.push(unique_text(&user.fields, "username")?);
+    check_email(&user.fields)?;
+    if user.fields.contains("email") {
+        unique.push(unique_text(&user.fields, "email")?);
+    }
+    if let Some(password) = sign_up.password {
+        let hash = objects.0.passwords.hash(password).await?;
+        user.fields.insert(PASSWORD_FIELD, Value::String(hash));
+    }
+    let provider = match sign_up.anonymous_id {
+        Some(id) => {
+            user.fields.insert(ANONYMOUS_FIELD, Value::String(id.clone()));
+            unique.push(Unique { field: ANONYMOUS_FIELD.into(), value: Value::String(id) });
+            "anonymous"
+        }
+        None => "password",
+    };
+    // Private unless said otherwise; whatever is said, users keep their own rights.
+    let acl = user.acl.take().unwrap_or_default();
+    user.acl = Some(acl.with(user.id.as_str(), true, true));
+    let session = match auth.is_master() {
+        true => None,
+        false => Some(objects.new_session(auth, &user.id, "signup", provider)?),
+    };
+    let (session, session_token) = session.map(|NewSession { token, write }| (write, token)).unzip();
+    Ok(PreparedSignUp { unique, session, session_token, generated })
+}
+
+/// What an update of a user sends that is not simply stored.
+pub(super) struct AccountChanges {
+    password: Option<CompactString>,
+    /// The anonymous guest becomes a user with a name.
+    ends_anonymity: bool,
+}
+
+pub(super) struct PreparedChanges {
+    pub unique: Vec<Unique>,
+    /// The user's sessions to end, and the one that begins instead.
+    pub sessions: Vec<Write>,
+    pub session_token: Option<CompactString>,
+}
+
+impl AccountChanges {
+    /// # Errors
+    /// 206 for somebody else's account, 201 for an empty password, 119 for `emailVerified`, 252 for providers.
+    pub(super) fn take(auth: &Auth, id: &ObjectId, sent: &mut Update) -> Result<Self> {
+        check_own(auth, id)?;
+        refuse_reserved(auth, sent)?;
+        let password = match sent.take("password").map(set_value) {
+            None => None,
+            Some(Value::String(password)) if !password.is_empty() => Some(password),
+            Some(_) => return Err(Failure::parse(Code::PasswordMissing, "password is required")),
+        };
+        let ends_anonymity = match sent.take("authData") {
+            None => false,
+            Some(Operation::Delete) => true,
+            // Sending one's own id again changes nothing; null ends it.
+            Some(auth_data) => anonymous_id(&set_value(auth_data))?.is_none(),
+        };
+        Ok(Self { password, ends_anonymity })
+    }
+}
+
+pub(super) async fn prepare_changes(
+    objects: &Objects,
+    auth: &Auth,
+    changes: AccountChanges,
+    original: &Object,
+    update: &mut Update,
+) -> Result<PreparedChanges> {
+    let mut preview = original.clone();
+    update.apply(&mut preview)?;
+    let mut unique = Vec::new();
+    if preview.fields.get("username") != original.fields.get("username") {
+        unique.push(unique_text(&preview.fields, "username")?);
+    }
+    check_email(&preview.fields)?;
+    if preview.fields.contains("email") && preview.fields.get("email") != original.fields.get("email") {
+        unique.push(unique_text(&preview.fields, "email")?);
+    }
+    if let Some(acl) = &mut update.acl {
+        let said = acl.take().unwrap_or_default();
+        *acl = Some(said.with(original.id.as_str(), true, true));
+    }
+    if changes.ends_anonymity {
+        update.operations.push((ANONYMOUS_FIELD.into(), Operation::Delete));
+    }
+    let mut prepared = PreparedChanges { unique, sessions: Vec::new(), session_token: None };
+    if let Some(password) = changes.password {
+        let hash = objects.0.passwords.hash(password).await?;
+        update.operations.push((PASSWORD_FIELD.into(), Operation::Set(Value::String(hash))));
+        prepared.sessions = objects.session_deletions(&original.id, None).await?;
+        // Only the user who changed the own password goes on without a new log-in.
+        if auth.user_id() == Some(&original.id) {
+            let session = objects.new_session(auth, &original.id, "login", "password")?;
+            prepared.sessions.push(session.write);
+            prepared.session_token = Some(session.token);
+        }
+    }
+    Ok(prepared)
+}
+
+impl Objects {
+    /// Signs up a guest, or logs one in that is known already.
+    ///
+    /// # Errors
+    /// As [`Objects::create`] of a `_User`.
+    pub async fn known_guest(&self, auth: &Auth, body: &Map) -> Result<Option<LoggedIn>> {
+        let Some(auth_data) = body.get("authData") else { return Ok(None) };
+        let Some(id) = anonymous_id(auth_data)? else { return Ok(None) };
+        match self.find_user(Predicate::equal(ANONYMOUS_FIELD, Value::String(id))).await? {
+            Some(user) => Ok(Some(self.begin_log_in(auth, user, "anonymous").await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Checks a password and begins a session. `name` is a user name or an e-mail address.
+    ///
+    /// # Errors
+    /// 101 when anything about it is wrong; Parse does not tell what. 200 and 201 for missing parts.
+    pub async fn log_in(&self, auth: &Auth, body: &Map) -> Result<LoggedIn> {
+        let user = self.check_password(body).await?;
+        // A user whom nobody may read, not even itself, is switched off.
+        if user.acl.as_ref().is_some_and(|acl| acl.grants().is_empty()) {
+            return Err(wrong_password());
+        }
+        self.begin_log_in(auth, user, "password").await
+    }
+
+    /// Checks a password without beginning a session.
+    ///
+    /// # Errors
+    /// As [`Objects::log_in`].
+    pub async fn check_password(&self, body: &Map) -> Result<Arc<Object>> {
+        let name = body.get("username").or(body.get("email")).filter(|name| !name.is_null());
+        let Some(name) = name else {
+            return Err(Failure::parse(Code::UsernameMissing, "username/email is required."));
+        };
+        let Some(password) = body.get("password").filter(|password| !password.is_null()) else {
+            return Err(Failure::parse(Code::PasswordMissing, "password is required."));
+        };
+        let (Some(name), Some(password)) = (name.as_str(), password.as_str()) else { return Err(wrong_password()) };
+        let predicate = match body.contains("username") {
+            true => Predicate::Or(vec![Predicate::equal("username", name), Predicate::equal("email", name)]),
+            false => Predicate::equal("email", name),
+        };
+        let user = self.find_user(predicate).await?;
+        let hash = user.as_ref().and_then(|user| user.fields.get(PASSWORD_FIELD)).and_then(Value::as_str);
+        let fits = self.0.passwords.verify(password.into(), hash.map(Into::into)).await?;
+        user.filter(|_| fits).ok_or_else(wrong_password)
+    }
+
+    /// Ends the presented session, if there is one.
+    ///
+    /// # Errors
+    /// Only if the store cannot answer.
+    pub async fn log_out(&self, auth: &Auth) -> Result<()> {
+        let Some(session) = &auth.session else { return Ok(()) };
+        match self.commit(vec![super::sessions::deletion(&session.id)]).await.await {
+            Ok(_) | Err(WriteError::NotFound) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn begin_log_in(&self, auth: &Auth, user: Arc<Object>, provider: &str) -> Result<LoggedIn> {
+        let session = self.new_session(auth, &user.id, "login", provider)?;
+        // One session per user and installation.
+        let mut writes = match &auth.installation_id {
+            Some(installation_id) => self.session_deletions(&user.id, Some(installation_id)).await?,
+            None => Vec::new(),
+        };
+        writes.push(session.write);
+        self.commit(writes).await.await?;
+        Ok(LoggedIn { user, session_token: session.token })
+    }
+
+    async fn find_user(&self, predicate: Predicate) -> Result<Option<Arc<Object>>> {
+        let selection = Selection { predicate, limit: 1, ..Selection::all(ClassName::USER, Principals::MASTER) };
+        Ok(self.0.storage.snapshot().await?.find(&selection).await?.into_iter().next())
+    }
+}
+
+/// Users change only themselves.
+///
+/// # Errors
+/// 206 for anybody else.
+pub(super) fn check_own(auth: &Auth, id: &ObjectId) -> Result<()> {
+    if auth.is_master() || auth.user_id() == Some(id) {
+        return Ok(());
+    }
+    Err(Failure::parse(Code::SessionMissing, "Permission denied"))
+}
+
+/// A write's failure, with Parse's own codes for taken names of users.
+pub(super) fn named(class: &ClassName, error: WriteError) -> Failure {
+    match &error {
+        WriteError::Duplicate { field } if *class == ClassName::USER => match field.as_str() {
+            "username" => Failure::parse(Code::UsernameTaken, "Account already exists for this username."),
+            "email" => Failure::parse(Code::EmailTaken, "Account already exists for this email address."),
+            _ => Failure::parse(Code::AccountAlreadyLinked, "this auth is already used"),
+        },
+        _ => error.into(),
+    }
+}
+
+/// What users must not set, or what is not stored.
+fn refuse_reserved(auth: &Auth, sent: &mut Update) -> Result<()> {
+    if sent.operation("emailVerified").is_some() && !auth.is_master() {
+        return Err(Failure::forbidden());
+    }
+    sent.take("sessionToken");
+    // No address is no address.
+    if let Some(Operation::Set(Value::Null)) = sent.operation("email") {
+        sent.take("email");
+        sent.operations.push(("email".into(), Operation::Delete));
+    }
+    Ok(())
+}
+
+/// The value that an operation sets; null for any other operation.
+fn set_value(operation: Operation) -> Value {
+    match operation {
+        Operation::Set(value) | Operation::SetOnInsert(value) => value,
+        _ => Value::Null,
+    }
+}
+
+/// The id of the anonymous guest that `authData` names; `None` where it names none.
+fn anonymous_id(auth_data: &Value) -> Result<Option<CompactString>> {
+    let Some(providers) = auth_data.as_object() else { return Err(unsupported_provider()) };
+    if providers.iter().any(|(name, value)| name != "anonymous" && !value.is_null()) {
+        return Err(unsupported_provider());
+    }
+    match providers.get("anonymous") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Object(anonymous)) => match anonymous.get("id") {
+            Some(Value::String(id)) if !id.is_empty() && id.len() <= 256 => Ok(Some(id.clone())),
+            _ => Err(Failure::parse(Code::InvalidValue, "authData needs an id that is a string")),
+        },
+        Some(_) => Err(unsupported_provider()),
+    }
+}
+
+fn unsupported_provider() -> Failure {
+    Failure::parse(Code::UnsupportedService, "This authentication method is unsupported.")
+}
+
+fn wrong_password() -> Failure {
+    Failure::parse(Code::ObjectNotFound, "Invalid username/password.")
+}
+
+fn unique_text(fields: &Map, name: &str) -> Result<Unique> {
+    match fields.get(name) {
+        Some(Value::String(text)) if !text.is_empty() => {
+            Ok(Unique { field: name.into(), value: Value::String(text.clone()) })
+        }
+        _ if name == "username" => Err(Failure::parse(Code::UsernameMissing, "bad or missing username")),
+        _ => Err(Failure::parse(Code::InvalidEmailAddress, "Email address format is invalid.")),
+    }
+}
+
+/// # Errors
+/// 125 for anything that has not an `@` with something on both sides.
+fn check_email(fields: &Map) -> Result<()> {
+    let valid = match fields.get("email") {
+        None => true,
+        Some(Value::String(email)) => {
+            email.split_once('@').is_some_and(|(user, host)| !user.is_empty() && !host.is_empty())
+        }
+        Some(_) => false,
+    };
+    if valid { Ok(()) } else { Err(Failure::parse(Code::InvalidEmailAddress, "Email address format is invalid.")) }
+}

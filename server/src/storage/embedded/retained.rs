@@ -1,0 +1,42 @@
+//! All retained changes, read from disk: for a follower that fell behind, and for one that comes back.
+
+use super::Shared;
+use super::view::unavailable;
+use super::{keys, log};
+use crate::changes::{ChangeSource, Committed, Position, SourceError};
+use crate::storage::Unavailable;
+use fjall::Readable;
+use std::sync::Arc;
+
+pub(super) struct Retained(pub(super) Arc<Shared>);
+
+impl ChangeSource for Retained {
+    fn read_after(&self, position: Position, max_bytes: usize) -> Result<Vec<Arc<Committed>>, SourceError> {
+        let published = self.0.published.load_full();
+        if position < published.floor {
+            return Err(SourceError::Gone);
+        }
+        if position >= published.position {
+            return Ok(Vec::new());
+        }
+        let range = keys::change(position + 1)..=keys::change(published.position);
+        let mut changes = Vec::new();
+        let mut bytes = 0;
+        for item in published.disk.range(&self.0.files.keyspaces.changes, range) {
+            let committed = item.into_inner().map_err(unavailable).and_then(|(key, record)| {
+                bytes += record.len();
+                Ok(log::decode(keys::number(&key).unwrap_or_default(), &record)?)
+            });
+            let committed = committed.map_err(|Unavailable(why)| SourceError::Unavailable(why))?;
+            // A hole would be a lost event, which must not pass for silence.
+            if committed.position != position + 1 + changes.len() as u64 {
+                return Err(SourceError::Gone);
+            }
+            changes.push(Arc::new(committed));
+            if bytes >= max_bytes {
+                break;
+            }
+        }
+        Ok(changes)
+    }
+}

@@ -1,0 +1,119 @@
+// Storing and finding, the way a chat needs it.
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { idsOf, inside, refused, say, startConversation, startServer } from './harness/index.js';
+
+const server = await startServer();
+
+test('saveAll and destroyAll', async () => {
+  const alice = await server.user('alice');
+  const saved = await alice.run(Parse => {
+    const notes = Array.from({ length: 45 }, (_, n) => new Parse.Object('Note', { n }));
+    return Parse.Object.saveAll(notes);
+  });
+  assert.equal(await alice.count('Note'), 45);
+
+  await alice.run((Parse, ids) => {
+    const notes = ids.map(objectId => Parse.Object.fromJSON({ className: 'Note', objectId }));
+    return Parse.Object.destroyAll(notes);
+  }, saved.slice(0, 40).map(note => note.objectId));
+  const left = await alice.find('Note', {}, { order: 'n' });
+  assert.deepEqual(left.map(note => note.n), [40, 41, 42, 43, 44]);
+});
+
+test('in a batch each stands for itself', async () => {
+  const alice = await server.user('alice');
+  const room = await startConversation(alice);
+  const sending = alice.run((Parse, conversation) => {
+    const messages = ['Fine', ' ', 'Fine as well'].map(text => {
+      return new Parse.Object('Message', { conversation: Parse._decode('', conversation), text });
+    });
+    return Parse.Object.saveAll(messages);
+  }, inside(room).conversation);
+  await refused(sending, 142);
+  const stored = await alice.find('Message', inside(room));
+  assert.deepEqual(stored.map(message => message.text).sort(), ['Fine', 'Fine as well']);
+});
+
+test('a message is fetched with its sender and the participants of its conversation', async () => {
+  const alice = await server.user('alice');
+  const bob = await server.user('bob');
+  const room = await startConversation(alice, bob);
+  await say(alice, room, 'Hello');
+
+  const [message] = await bob.find('Message', inside(room), { include: 'sender,conversation.participants' });
+  assert.equal(message.sender.username, alice.name);
+  assert.equal(message.sender.email, undefined, 'an included user shows no more than a found one');
+  assert.deepEqual(message.conversation.participants.map(user => user.username), [alice.name, bob.name]);
+});
+
+test('counting counts what one may read', async () => {
+  const alice = await server.user('alice');
+  const bob = await server.user('bob');
+  const room = await startConversation(alice, bob);
+  const own = await startConversation(alice);
+  await say(alice, room, 'For both');
+  await say(alice, room, 'For both again');
+  await say(alice, own, 'For Alice');
+  assert.equal(await alice.count('Message', { sender: alice.pointer }), 3);
+  assert.equal(await bob.count('Message', { sender: alice.pointer }), 2);
+});
+
+test('history comes page by page, newest first', async () => {
+  const alice = await server.user('alice');
+  const admin = await server.admin();
+  const room = await startConversation(alice);
+  const other = await startConversation(alice);
+  for (let n = 0; n < 7; n++) {
+    for (const conversation of [room, other]) {
+      await admin.create('Message', { ...inside(conversation), sender: alice.pointer, text: `Message ${n}` });
+    }
+  }
+  const page = before => alice.find('Message', { ...inside(room), ...before }, { order: '-createdAt', limit: 3 });
+
+  const newest = await page();
+  assert.deepEqual(newest.map(message => message.text), ['Message 6', 'Message 5', 'Message 4']);
+  const older = await page({ createdAt: { $lt: { __type: 'Date', iso: newest.at(-1).createdAt } } });
+  assert.deepEqual(older.map(message => message.text), ['Message 3', 'Message 2', 'Message 1']);
+  const oldest = await page({ createdAt: { $lt: { __type: 'Date', iso: older.at(-1).createdAt } } });
+  assert.deepEqual(oldest.map(message => message.text), ['Message 0']);
+});
+
+test('increments and list operations from many sides add up', async () => {
+  const users = await Promise.all(['alice', 'bob', 'carol'].map(name => server.user(name)));
+  const counter = await users[0].create('Counter', { count: 0, names: [] });
+  await Promise.all(users.map(user => user.run(async (Parse, objectId, name) => {
+    const saves = Array.from({ length: 20 }, () => {
+      const counter = Parse.Object.fromJSON({ className: 'Counter', objectId });
+      counter.increment('count');
+      counter.addUnique('names', name);
+      return counter.save();
+    });
+    await Promise.all(saves);
+  }, counter.objectId, user.name)));
+
+  const { count, names } = await users[0].get('Counter', counter.objectId);
+  assert.equal(count, 60);
+  assert.deepEqual(names.sort(), users.map(user => user.name).sort());
+});
+
+test('every type comes back as it was stored', async () => {
+  const alice = await server.user('alice');
+  const bob = await server.user('bob');
+  const fields = {
+    text: 'naïve 👋',
+    number: 1.5,
+    flag: true,
+    nothing: null,
+    list: [1, 'two', { three: 3 }],
+    map: { deep: { deeper: [true] } },
+    at: { __type: 'Date', iso: '2026-01-02T03:04:05.678Z' },
+    friend: bob.pointer,
+    place: { __type: 'GeoPoint', latitude: 47.5, longitude: 8.25 },
+  };
+  const { objectId } = await alice.create('Everything', fields);
+  const stored = await alice.get('Everything', objectId);
+  for (const [name, value] of Object.entries(fields)) assert.deepEqual(stored[name], value, name);
+  assert.deepEqual(idsOf(await alice.find('Everything', { friend: bob.pointer, at: fields.at })), [objectId]);
+});

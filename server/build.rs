@@ -23,14 +23,17 @@ fn env(name: &str) -> String {
 }
 
 fn build_page(name: &str, source: &Path, out: &Path) {
-    for part in ["package.json", "package-lock.json", "index.html", "vite.config.ts", "tsconfig.json", "src", "public"] {
+    for part in ["package.json", "package-lock.json", "index.html", "vite.config.ts", "tsconfig.json", "src", "public"]
+    {
         let path = source.join(part);
         if path.exists() {
             println!("cargo::rerun-if-changed={}", path.display());
         }
     }
     let target = out.join(name);
-    let result = if env("TIDINGS_SKIP_WEB").is_empty() { bundle(source, &out.join(format!("{name}-build"))) } else {
+    let result = if env("TIDINGS_SKIP_WEB").is_empty() {
+        bundle(source, &out.join(format!("{name}-build")))
+    } else {
         Err("TIDINGS_SKIP_WEB is set".to_owned())
     };
     let _ = fs::remove_dir_all(&target);

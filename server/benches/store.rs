@@ -1,7 +1,8 @@
 //! What the embedded store does per second: `cargo bench --bench store [-- creates gets chat million]`.
 //!
-//! Each part prints its numbers; `million` fills a store with a million objects in a process that then dies, and opens
-//! it again. `SECONDS` (5) is how long each part runs, `STORE` where the files go (a temporary folder).
+//! `fill FOLDER COUNT` and `open FOLDER` are the halves of the last one, for a profiler. Each part prints its numbers; `million` fills a store with a million objects in a process that then dies, and opens
+//! it again. `SECONDS` (5) is how long each part runs, `STORE` where the files go (a temporary
+//! folder), `FILLED` a store that `fill` made before.
 
 // The numbers are the output.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
@@ -25,6 +26,13 @@ fn main() {
         && role == "fill"
     {
         return fill(Path::new(folder), count.parse().unwrap());
+    }
+    if let [role, folder] = arguments.as_slice()
+        && role == "open"
+    {
+        let started = Instant::now();
+        Embedded::open(Path::new(folder), EmbeddedOptions::default()).unwrap();
+        return println!("opened and closed in {:.0?}", started.elapsed());
     }
     let runs = |part: &str| arguments.is_empty() || arguments.iter().any(|argument| argument == part);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -52,21 +60,18 @@ fn main() {
         }
     }
     if runs("million") {
-        let folder = Folder::new();
         let count = 1_000_000_u64;
-        let program = std::env::current_exe().unwrap();
-        let started = Instant::now();
-        let status = std::process::Command::new(program).arg("fill").arg(&folder.path).arg(count.to_string()).status();
-        println!("{count} objects in {:.1} s, then {}", started.elapsed().as_secs_f64(), status.unwrap());
+        let folder = Folder::filled(count);
         for _ in 0..3 {
             // Each time the same crash: a copy of the files as the dead process left them.
             let copy = folder.copy();
-            let started = Instant::now();
+            let (started, before) = (Instant::now(), thread_nanos());
             let store = copy.open();
-            println!("opened in {:?}", started.elapsed());
-            let schemas = store.schemas();
-            assert!(schemas.contains_key(&class()));
+            let busy = Duration::from_nanos(thread_nanos() - before);
+            println!("opened in {:.0?}, {busy:.0?} of CPU", started.elapsed());
+            assert!(store.schemas().contains_key(&class()));
         }
+        settle();
         let store = folder.open();
         println!("gets of {count}, 1 thread: {}", per_second(1, || get(&store, million_id(count))));
         println!("chat queries of {count}, 1 thread: {}", per_second(1, || chat(&store)));
@@ -87,6 +92,21 @@ impl Folder {
         Self { path }
     }
 
+    /// A store that a process filled and left by dying; `FILLED` names one from before.
+    fn filled(count: u64) -> Self {
+        let folder = Self::new();
+        if let Some(before) = std::env::var_os("FILLED") {
+            copy_folder(Path::new(&before), &folder.path);
+            settle();
+            return folder;
+        }
+        let program = std::env::current_exe().unwrap();
+        let started = Instant::now();
+        let status = std::process::Command::new(program).arg("fill").arg(&folder.path).arg(count.to_string()).status();
+        println!("{count} objects in {:.1} s, then {}", started.elapsed().as_secs_f64(), status.unwrap());
+        folder
+    }
+
     fn open(&self) -> Arc<Embedded> {
         Embedded::open(&self.path, EmbeddedOptions::default()).unwrap()
     }
@@ -102,6 +122,11 @@ impl Drop for Folder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.path);
     }
+}
+
+/// Waits until copied files are on disk: their writing would slow down every fsync that is measured.
+fn settle() {
+    std::process::Command::new("sync").status().unwrap();
 }
 
 fn copy_folder(from: &Path, to: &Path) {

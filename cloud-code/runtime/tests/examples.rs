@@ -179,6 +179,7 @@ fn the_words_of_the_interface() {
         ),
         ("let b = new_object(\"B\"); b.x = [now()]; b.save_with_master_key(); type_of(b.id)", "\"string\""),
         ("object(\"B\", \"B0\").destroy(); query(\"B\").count()", "1"),
+        ("let names = object.keys(); names.filter(|name| object.dirty(name)).len()", "5"),
         ("strip_tags(\"<i>x</i> <3\")", "\"x <3\""),
         ("escape_html(\"a & <b> 'c'\")", "\"a &amp; &lt;b&gt; &#39;c&#39;\""),
         ("is_blank(\" \\t\") && is_blank(()) && !is_blank(\"x\")", "true"),

@@ -30,7 +30,7 @@ enum Node {
     All(Vec<Node>),
     Any(Vec<Node>),
     None(Vec<Node>),
-    Field { path: CompactString, test: Test },
+    Field { path: CompactString, dotted: bool, test: Test },
 }
 
 #[derive(Debug)]
@@ -52,6 +52,9 @@ struct List {
     /// For long lists: the keys of all values.
     keys: Option<HashSet<Vec<u8>>>,
 }
+
+/// A condition on what a path finds.
+type Holds<'a> = dyn Fn(Option<&Value>) -> bool + 'a;
 
 /// From this length on a list is hashed instead of scanned.
 const HASH_FROM: usize = 16;
@@ -79,7 +82,9 @@ fn node(predicate: &Predicate) -> Result<Node> {
         Predicate::And(parts) => Node::All(nodes(parts)?),
         Predicate::Or(parts) => Node::Any(nodes(parts)?),
         Predicate::Nor(parts) => Node::None(nodes(parts)?),
-        Predicate::Field { path, constraint } => Node::Field { path: path.clone(), test: test(constraint)? },
+        Predicate::Field { path, constraint } => {
+            Node::Field { path: path.clone(), dotted: path.contains('.'), test: test(constraint)? }
+        }
     })
 }
 
@@ -108,14 +113,20 @@ impl Node {
             Self::All(parts) => parts.iter().all(|part| part.matches(object)),
             Self::Any(parts) => parts.iter().any(|part| part.matches(object)),
             Self::None(parts) => !parts.iter().any(|part| part.matches(object)),
-            Self::Field { path, test } => test.matches(object, path),
+            Self::Field { path, dotted: false, test } => {
+                let found = object.field(path);
+                test.matches(&|holds: &Holds<'_>| holds(found.as_deref()))
+            }
+            Self::Field { path, dotted: true, test } => {
+                test.matches(&|holds: &Holds<'_>| visit_path(object, path, &mut |found| holds(found)))
+            }
         }
     }
 }
 
 impl Test {
-    fn matches(&self, object: &Object, path: &str) -> bool {
-        let any = |holds: &dyn Fn(Option<&Value>) -> bool| visit_path(object, path, &mut |found| holds(found));
+    /// `any` says whether something that the path finds holds.
+    fn matches(&self, any: &dyn Fn(&Holds<'_>) -> bool) -> bool {
         match self {
             Self::Eq(value) => any(&|found| equals(found, value)),
             Self::Ne(value) => !any(&|found| equals(found, value)),

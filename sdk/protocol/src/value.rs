@@ -428,15 +428,14 @@ pub fn write_json_number(number: f64, out: &mut Vec<u8>) {
 
 /// Appends the text in quotes, escaped.
 pub fn write_json_string(text: &str, out: &mut Vec<u8>) {
-    out.push(b'"');
     let bytes = text.as_bytes();
+    out.reserve(bytes.len() + 2);
+    out.push(b'"');
     let mut from = 0;
-    for (at, &byte) in bytes.iter().enumerate() {
-        if byte >= 0x20 && byte != b'"' && byte != b'\\' {
-            continue;
-        }
-        out.extend_from_slice(&bytes[from..at]);
-        match byte {
+    while let Some(plain) = plain_prefix(&bytes[from..]) {
+        out.extend_from_slice(&bytes[from..from + plain]);
+        from += plain + 1;
+        match bytes[from - 1] {
             b'"' => out.extend_from_slice(b"\\\""),
             b'\\' => out.extend_from_slice(b"\\\\"),
             b'\n' => out.extend_from_slice(b"\\n"),
@@ -449,10 +448,32 @@ pub fn write_json_string(text: &str, out: &mut Vec<u8>) {
                 out.push(HEX[usize::from(control & 15)]);
             }
         }
-        from = at + 1;
     }
     out.extend_from_slice(&bytes[from..]);
     out.push(b'"');
+}
+
+/// How many bytes stand before the first that must be escaped; `None` if none must. Eight bytes at a time, by the
+/// "has zero byte" trick of <https://graphics.stanford.edu/~seander/bithacks.html#ZeroInWord>.
+fn plain_prefix(bytes: &[u8]) -> Option<usize> {
+    const ONES: u64 = u64::MAX / 0xff;
+    const HIGHS: u64 = ONES << 7;
+    let below_32 = |word: u64| word.wrapping_sub(ONES * 0x20) & !word;
+    let equal_to = |word: u64, byte: u8| {
+        let difference = word ^ (ONES * u64::from(byte));
+        difference.wrapping_sub(ONES) & !difference
+    };
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (at, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let found = (below_32(word) | equal_to(word, b'"') | equal_to(word, b'\\')) & HIGHS;
+        if found != 0 {
+            // A borrow can only mark bytes above the first real one, so the lowest mark is right.
+            return Some(at * 8 + found.trailing_zeros() as usize / 8);
+        }
+    }
+    let found = rest.iter().position(|byte| *byte < 0x20 || matches!(byte, b'"' | b'\\'));
+    found.map(|at| words.len() * 8 + at)
 }
 
 fn base64_encode(bytes: &[u8]) -> String {
@@ -713,6 +734,21 @@ mod tests {
             let Value::Object(map) = Value::from_json(json.as_bytes()).unwrap() else { panic!() };
             assert_eq!(map.get("a"), Some(&Value::Number(3.0)));
             assert_eq!(map.iter().filter(|(name, _)| *name == "a").count(), 1);
+        }
+    }
+
+    #[test]
+    fn text_is_escaped_wherever_it_must_be() {
+        let letters = ['a', '"', '\\', '\n', '\u{1f}', ' ', 'ü', '\u{7f}', '\u{0}'];
+        for length in 0..20 {
+            for at in 0..length.max(1) {
+                for letter in letters {
+                    let text: String = (0..length).map(|place| if place == at { letter } else { 'x' }).collect();
+                    let mut out = Vec::new();
+                    write_json_string(&text, &mut out);
+                    assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), text);
+                }
+            }
         }
     }
 

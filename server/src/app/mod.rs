@@ -100,7 +100,7 @@ impl App {
             source: storage.change_source(),
             timeline: storage.snapshot().await.map_err(|error| error.0)?.cursor().timeline,
         };
-        let live = LiveQueries::start(feed, reads::StorageReads::new(storage.clone()), live_settings(&config))?;
+        let live = LiveQueries::start(feed, Arc::new(reads::StorageReads(storage.clone())), live_settings(&config))?;
         let api = Api::new(objects.clone(), http_settings(&config, &keys), metrics);
         Ok(Self { config, keys, storage, hooks, objects, live, api })
     }
@@ -143,8 +143,7 @@ async fn make_system_classes(storage: &dyn Storage) -> Outcome<()> {
     let known = storage.schemas();
     let missing = [ClassName::USER, ClassName::SESSION].into_iter().filter(|class| !known.contains_key(class));
     // Both are under way before either is waited for, so that a first start waits for one sync.
-    let edits: Vec<_> =
-        missing.map(|class| storage.edit_schema(SchemaEdit::Create(ClassSchema::new(class)))).collect();
+    let edits: Vec<_> = missing.map(|class| storage.edit_schema(SchemaEdit::Create(ClassSchema::new(class)))).collect();
     for edit in edits {
         match edit.await {
             Ok(_) => {}

@@ -7,13 +7,7 @@ use crate::storage::{Selection, Storage, Unavailable};
 use std::sync::Arc;
 use tidings_protocol::{Code, Error, Object};
 
-pub(super) struct StorageReads(Arc<dyn Storage>);
-
-impl StorageReads {
-    pub(super) fn new(storage: Arc<dyn Storage>) -> Arc<dyn Reads> {
-        Arc::new(Self(storage))
-    }
-}
+pub(super) struct StorageReads(pub(super) Arc<dyn Storage>);
 
 impl Reads for StorageReads {
     fn results(&self, read: Read) -> Answer<Result<(Position, Vec<Arc<Object>>), Error>> {
@@ -24,8 +18,7 @@ impl Reads for StorageReads {
             let position = snapshot.cursor().position;
             debug_assert!(position >= read.at_least);
             let predicate = Arc::unwrap_or_clone(read.predicate);
-            let selection =
-                Selection { predicate, limit: read.limit, ..Selection::all(read.class, read.principals) };
+            let selection = Selection { predicate, limit: read.limit, ..Selection::all(read.class, read.principals) };
             Ok((position, snapshot.find(&selection).await.map_err(told)?))
         })
     }

@@ -17,8 +17,7 @@ pub struct Passwords {
 }
 
 /// A hash of nothing that anybody knows: verified when there is no such user, so that both answers take as long.
-const DUMMY: &str =
-    "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$3Yz4xCPlBLJXVtHzpF3xJkTJVOeQTXmDSjJBJwZUEfY";
+const DUMMY: &str = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$3Yz4xCPlBLJXVtHzpF3xJkTJVOeQTXmDSjJBJwZUEfY";
 
 impl Passwords {
     pub fn new() -> Self {

@@ -20,7 +20,7 @@ pub struct ChangeTail {
 }
 
 struct Recent {
-    changes: VecDeque<(Arc<Committed>, Instant)>,
+    changes: VecDeque<Kept>,
     bytes: usize,
     /// The position before the oldest change kept.
     floor: Position,
@@ -32,6 +32,13 @@ struct Recent {
     behind_since: Option<Instant>,
     /// Whether anybody follows: without live queries nothing lags.
     has_follower: bool,
+}
+
+struct Kept {
+    change: Arc<Committed>,
+    pushed: Instant,
+    /// Counted once: when it is dropped, the change has long left the processor's cache.
+    weight: usize,
 }
 
 /// What a follower finds after its position.
@@ -73,12 +80,12 @@ impl ChangeTail {
             recent.bytes += weight;
             recent.lag_bytes += weight;
             recent.behind_since.get_or_insert(now);
-            recent.changes.push_back((change, now));
+            recent.changes.push_back(Kept { change, pushed: now, weight });
         }
         while recent.bytes > self.max_bytes {
-            let Some((oldest, _)) = recent.changes.pop_front() else { break };
-            recent.bytes -= oldest.weight();
-            recent.floor = oldest.position;
+            let Some(oldest) = recent.changes.pop_front() else { break };
+            recent.bytes -= oldest.weight;
+            recent.floor = oldest.change.position;
         }
         drop(recent);
         if let Some(wake) = self.wake.get() {
@@ -97,8 +104,8 @@ impl ChangeTail {
         if position < recent.floor {
             return Read::Behind;
         }
-        let start = recent.changes.partition_point(|(change, _)| change.position <= position);
-        Read::Changes(recent.changes.range(start..).take(max).map(|(change, _)| change.clone()).collect())
+        let start = recent.changes.partition_point(|kept| kept.change.position <= position);
+        Read::Changes(recent.changes.range(start..).take(max).map(|kept| kept.change.clone()).collect())
     }
 
     /// The follower has applied everything up to `position`, which weighed `bytes`.
@@ -106,10 +113,10 @@ impl ChangeTail {
         let mut recent = self.lock();
         recent.followed = position;
         recent.lag_bytes = recent.lag_bytes.saturating_sub(bytes);
-        let next = recent.changes.partition_point(|(change, _)| change.position <= position);
+        let next = recent.changes.partition_point(|kept| kept.change.position <= position);
         recent.behind_since = match recent.changes.get(next) {
             // Without the entry at hand the old time still bounds it from above.
-            Some((_, pushed)) if recent.followed >= recent.floor => Some(*pushed),
+            Some(next) if recent.followed >= recent.floor => Some(next.pushed),
             Some(_) => recent.behind_since,
             None => {
                 recent.lag_bytes = 0;

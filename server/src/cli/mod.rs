@@ -59,7 +59,8 @@ fn sources(arguments: &ArgMatches) -> Sources {
         let value = arguments.get_one::<String>(name)?;
         Some((name.to_owned(), value.clone()))
     });
-    let environment = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let environment =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     Sources {
         flags: flags.collect(),
         environment: environment.collect(),

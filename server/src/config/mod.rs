@@ -120,7 +120,9 @@ impl Config {
             javascript_key: values.optional("javascript-key")?,
             rest_key: values.optional("rest-key")?,
             client_key: values.optional("client-key")?,
-            master_key_ips: values.list("master-key-ips", "must be IP addresses, separated by commas")?.unwrap_or_default(),
+            master_key_ips: values
+                .list("master-key-ips", "must be IP addresses, separated by commas")?
+                .unwrap_or_default(),
             cloud_code: cloud_code(values)?,
             hook_timeout: values.seconds("hook-timeout")?,
             log_format,
@@ -177,7 +179,9 @@ impl Config {
                 ("live-query.class-names", self.live_classes.is_none()),
             ] {
                 if missing {
-                    return Err(ConfigError(format!("production needs --{name}; see `tidings check --mode production`")));
+                    return Err(ConfigError(format!(
+                        "production needs --{name}; see `tidings check --mode production`"
+                    )));
                 }
             }
         }
@@ -262,9 +266,21 @@ mod tests {
     #[test]
     fn a_wrong_setting_is_named() {
         for (name, value) in [
-            ("port", "x"), ("port", "70000"), ("host", "example"), ("host", "0.0.0.0"), ("mode", "test"), ("mount", "parse"), ("mount", "/a b"),
-            ("log-format", "xml"), ("session-length", "-1"), ("max-upload-size", "many"), ("cloud-code", "/no/such/folder"), ("master-key", ""),
-            ("allow-client-class-creation", "maybe"), ("master-key-ips", "here"), ("max-limit", "0"),
+            ("port", "x"),
+            ("port", "70000"),
+            ("host", "example"),
+            ("host", "0.0.0.0"),
+            ("mode", "test"),
+            ("mount", "parse"),
+            ("mount", "/a b"),
+            ("log-format", "xml"),
+            ("session-length", "-1"),
+            ("max-upload-size", "many"),
+            ("cloud-code", "/no/such/folder"),
+            ("master-key", ""),
+            ("allow-client-class-creation", "maybe"),
+            ("master-key-ips", "here"),
+            ("max-limit", "0"),
         ] {
             let error = read(&[(name, value)]).unwrap_err();
             assert!(error.0.contains(&format!("--{name}")), "{name}={value}: {error}");

@@ -28,7 +28,11 @@ pub const SETTINGS: &[Setting] = &[
     setting("cloud-code", "./cloud-code", "Folder of the scripts, if it exists"),
     setting("hook-timeout", "5", "Seconds that one hook may take"),
     setting("mode", "development", "development or production"),
-    setting("log-format", "text", "text or json, on stderr; TIDINGS_LOG filters (info, debug, tidings_server=trace, …)"),
+    setting(
+        "log-format",
+        "text",
+        "text or json, on stderr; TIDINGS_LOG filters (info, debug, tidings_server=trace, …)",
+    ),
     setting("allow-client-class-creation", "", "Whether clients may make classes [default: only in development]"),
     setting("session-length", "31536000", "Seconds until a session expires"),
     setting("default-limit", "100", "Objects in an answer when the query does not say"),

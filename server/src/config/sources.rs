@@ -38,7 +38,7 @@ impl Sources {
         for Setting { name, default, .. } in SETTINGS.iter().filter(|setting| !setting.default.is_empty()) {
             values.0.insert(name, Value { text: (*default).into(), said_in: String::new() });
         }
-        for (name, text, said_in) in self.from_file()? {
+        for (name, text, said_in) in self.said_in_file()? {
             values.say(&name, text, said_in)?;
         }
         let variables: HashMap<&str, &str> =
@@ -55,7 +55,7 @@ impl Sources {
         Ok(values)
     }
 
-    fn from_file(&self) -> Result<Vec<(String, String, String)>, ConfigError> {
+    fn said_in_file(&self) -> Result<Vec<(String, String, String)>, ConfigError> {
         let path = self.file.clone().unwrap_or_else(|| DEFAULT_FILE.into());
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
@@ -91,7 +91,8 @@ fn flatten(
             toml::Value::Integer(_) | toml::Value::Float(_) | toml::Value::Boolean(_) => Some(value.to_string()),
             toml::Value::Datetime(_) => None,
         };
-        let text = text.ok_or_else(|| ConfigError(format!("{}: {name} has a value of the wrong kind", path.display())))?;
+        let text =
+            text.ok_or_else(|| ConfigError(format!("{}: {name} has a value of the wrong kind", path.display())))?;
         found.push((name, text, path.display().to_string()));
     }
     Ok(())
@@ -108,7 +109,9 @@ impl Values {
             return Err(ConfigError(format!("--{name} ({said_in}) is not supported by this version of Tidings yet")));
         }
         let Some(setting) = SETTINGS.iter().find(|setting| setting.name == name) else {
-            return Err(ConfigError(format!("{said_in}: there is no setting {name}; `tidings serve --help` lists them")));
+            return Err(ConfigError(format!(
+                "{said_in}: there is no setting {name}; `tidings serve --help` lists them"
+            )));
         };
         self.0.insert(setting.name, Value { text, said_in });
         Ok(())
@@ -177,7 +180,11 @@ mod tests {
     fn flags_win_over_the_environment_and_that_over_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("some.toml");
-        std::fs::write(&file, "port = 1\nhost = \"127.0.0.2\"\nmax-limit = 7\n[live-query]\nclass-names = [\"A\", \"B\"]\n").unwrap();
+        std::fs::write(
+            &file,
+            "port = 1\nhost = \"127.0.0.2\"\nmax-limit = 7\n[live-query]\nclass-names = [\"A\", \"B\"]\n",
+        )
+        .unwrap();
         let sources = Sources {
             flags: vec![("port".into(), "3".into())],
             environment: vec![
@@ -202,7 +209,9 @@ mod tests {
     fn an_unknown_name_in_a_file_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("some.toml");
-        for (text, part) in [("prot = 1", "prot"), ("[idempotency-options]\npaths = []", "idempotency"), ("port = ", "some.toml")] {
+        for (text, part) in
+            [("prot = 1", "prot"), ("[idempotency-options]\npaths = []", "idempotency"), ("port = ", "some.toml")]
+        {
             std::fs::write(&file, text).unwrap();
             let error = Sources { file: Some(file.clone()), ..Sources::default() }.resolve().unwrap_err();
             assert!(error.0.contains(part), "{error}");

@@ -218,6 +218,11 @@ impl Hooks {
     }
 }
 
+/// Whether this thread is running a script, which waits for what is done on it.
+pub fn is_nested() -> bool {
+    tidings_cloud_code::depth() > 0
+}
+
 fn may_run_inline(recent: Recent) -> bool {
     let Recent { runs, slow, waited } = recent;
     waited * 10 <= runs && slow <= 2 + runs / 100

@@ -38,7 +38,9 @@ impl Answer {
         match failure {
             Failure::Unauthorized => body.extend_from_slice(br#"{"error":"unauthorized"}"#),
             Failure::MasterKeyRequired => body.extend_from_slice(br#"{"error":"Permission denied"}"#),
-            Failure::NoRoute => body.extend_from_slice(br#"{"error":"There is nothing at this path for this method."}"#),
+            Failure::NoRoute => {
+                body.extend_from_slice(br#"{"error":"There is nothing at this path for this method."}"#)
+            }
             Failure::Parse(error) => error.write_json(&mut body),
             Failure::Internal(reason) => {
                 tracing::error!(reason, "a request failed on our side");

@@ -83,19 +83,13 @@ async fn begin_create(api: &Api, auth: &Auth, class: &str, body: Map) -> Result<
     let class = new_class(class)?;
     let pending = api.0.objects.begin_create(auth, &class, body).await?;
     let api = api.clone();
-    Ok(Part::UnderWay {
-        object: None,
-        answer: Box::pin(async move { Ok(created(&api, &class, &pending.await?)) }),
-    })
+    Ok(Part::UnderWay { object: None, answer: Box::pin(async move { Ok(created(&api, &class, &pending.await?)) }) })
 }
 
 async fn begin_update(api: &Api, auth: &Auth, class: &str, id: ObjectId, body: Map) -> Result<Part> {
     let class = api.class(auth, class)?;
     let pending = api.0.objects.begin_update(auth, &class, &id, body).await?;
-    Ok(Part::UnderWay {
-        object: Some((class, id)),
-        answer: Box::pin(async move { Ok(updated(&pending.await?)) }),
-    })
+    Ok(Part::UnderWay { object: Some((class, id)), answer: Box::pin(async move { Ok(updated(&pending.await?)) }) })
 }
 
 async fn begin_delete(api: &Api, auth: &Auth, class: &str, id: ObjectId) -> Result<Part> {

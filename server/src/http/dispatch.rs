@@ -1,12 +1,13 @@
 //! From route to use case to answer: one arm each.
 
 use super::answer::Answer;
-use super::request::{Raw, Request};
+use super::request::{Raw, Request, public_headers};
 use super::routes::{Route, below_mount, route};
 use super::{Api, batch, info};
 use crate::auth::Auth;
 use crate::error::{Failure, Result};
 use crate::objects::{Created, Found, LoggedIn, Page, Updated};
+use std::sync::Arc;
 use tidings_protocol::value::write_json_string;
 use tidings_protocol::{ClassName, Code, Error, Map, Query, Value};
 use warp::http::Method;
@@ -34,7 +35,10 @@ impl Api {
             credentials.session_token = None;
         }
         let mut auth = self.0.objects.authenticate(&credentials).await?;
-        auth.headers = request.headers.clone();
+        if !matches!(route, Ok(Route::Find(_) | Route::Get(..))) {
+            // Only hooks of writes see them.
+            auth.headers = Arc::new(public_headers(raw.headers));
+        }
         auth.context = request.context.clone();
         let body = match &route {
             Ok(Route::Find(_) | Route::Get(..)) if raw.method == Method::GET => request.query_parameters(),

@@ -8,7 +8,6 @@ use crate::auth::Credentials;
 use crate::error::{Failure, Result};
 use compact_str::CompactString;
 use percent_encoding::percent_decode_str;
-use std::sync::Arc;
 use tidings_protocol::{Error, Map, Value};
 use warp::http::{HeaderMap, Method};
 
@@ -29,16 +28,24 @@ pub(super) struct Request {
     pub credentials: Credentials,
     /// The payload, without anything that is about the request itself.
     pub body: Map,
-    /// Headers for cloud code: lower-case names, without secrets.
-    pub headers: Arc<Map>,
     /// What the client sends along for cloud code.
     pub context: Map,
 }
 
 /// Keys in a body that are about the request, not of the payload.
 const ABOUT_THE_REQUEST: [&str; 12] = [
-    "_method", "_ApplicationId", "_JavaScriptKey", "_RESTAPIKey", "_ClientKey", "_MasterKey", "_SessionToken", "_InstallationId",
-    "_ClientVersion", "_RevocableSession", "_noBody", "_ContentType",
+    "_method",
+    "_ApplicationId",
+    "_JavaScriptKey",
+    "_RESTAPIKey",
+    "_ClientKey",
+    "_MasterKey",
+    "_SessionToken",
+    "_InstallationId",
+    "_ClientVersion",
+    "_RevocableSession",
+    "_noBody",
+    "_ContentType",
 ];
 
 impl Request {
@@ -97,7 +104,7 @@ impl Request {
             installation_id: either("x-parse-installation-id", "_InstallationId").filter(|id| !id.is_empty()),
             address: raw.peer.0,
         };
-        Ok(Self { method, credentials, body, headers: Arc::new(public_headers(raw.headers)), context })
+        Ok(Self { method, credentials, body, context })
     }
 
     /// The payload of a class query that came as a query string: each value is JSON if it can be read so.
@@ -111,12 +118,9 @@ impl Request {
     }
 }
 
-/// A value of a query string: JSON if it can be read so. `where` stays text: its own error says what is wrong with it.
+/// A value of a query string: JSON if it can be read so.
 pub(super) fn json_or_text(text: CompactString) -> Value {
-    match Value::from_json(text.as_bytes()) {
-        Ok(Value::Object(_)) | Err(_) => Value::String(text),
-        Ok(decoded) => decoded,
-    }
+    Value::from_json(text.as_bytes()).unwrap_or(Value::String(text))
 }
 
 /// The parts of a body that are about the request.
@@ -185,9 +189,15 @@ fn decode(text: &str) -> CompactString {
     percent_decode_str(&text).decode_utf8_lossy().into()
 }
 
-fn public_headers(headers: &HeaderMap) -> Map {
+/// Headers as cloud code sees them: lower-case names, without secrets.
+pub(super) fn public_headers(headers: &HeaderMap) -> Map {
     const SECRET: [&str; 7] = [
-        "authorization", "cookie", "x-parse-master-key", "x-parse-session-token", "x-parse-javascript-key", "x-parse-rest-api-key",
+        "authorization",
+        "cookie",
+        "x-parse-master-key",
+        "x-parse-session-token",
+        "x-parse-javascript-key",
+        "x-parse-rest-api-key",
         "x-parse-client-key",
     ];
     let public = headers.iter().filter(|(name, _)| !SECRET.contains(&name.as_str()));
@@ -221,8 +231,13 @@ mod tests {
         let headers = [("x-parse-application-id", "app"), ("x-parse-master-key", "m")];
         let request = decode(Method::GET, "where=%7B%22a%22%3A1%7D&limit=5&order=-a", &headers, "").unwrap();
         assert_eq!(request.credentials.master_key.as_deref(), Some("m"));
-        assert!(!request.headers.contains("x-parse-master-key"));
-        assert_eq!(request.query_parameters().to_json(), r#"{"where":"{\"a\":1}","limit":5,"order":"-a"}"#);
+        let sent = headers.iter().map(|(name, value)| ((*name).parse().unwrap(), value.parse().unwrap()));
+        let sent: HeaderMap = sent.map(|(name, value): (warp::http::HeaderName, _)| (name, value)).collect();
+        assert!(
+            !public_headers(&sent).contains("x-parse-master-key")
+                && public_headers(&sent).contains("x-parse-application-id")
+        );
+        assert_eq!(request.query_parameters().to_json(), r#"{"where":{"a":1},"limit":5,"order":"-a"}"#);
         let basic = [("authorization", "Basic YXBwOmphdmFzY3JpcHQta2V5PWpz")];
         let request = decode(Method::GET, "", &basic, "").unwrap();
         assert_eq!(request.credentials.javascript_key.as_deref(), Some("js"));

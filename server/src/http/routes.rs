@@ -70,9 +70,25 @@ pub(super) fn route(method: &Method, path: &str) -> Result<Route> {
         (
             _,
             [
-                known @ ("aggregate" | "purge" | "roles" | "installations" | "functions" | "jobs" | "hooks" | "files" | "config"
-                | "push" | "loginas" | "requestpasswordreset" | "verificationemailrequest" | "challenge"
-                | "upgradetorevocablesession" | "push_audiences" | "cloud_code" | "scriptlog" | "events"),
+                known @ ("aggregate"
+                | "purge"
+                | "roles"
+                | "installations"
+                | "functions"
+                | "jobs"
+                | "hooks"
+                | "files"
+                | "config"
+                | "push"
+                | "loginas"
+                | "requestpasswordreset"
+                | "verificationemailrequest"
+                | "challenge"
+                | "upgradetorevocablesession"
+                | "push_audiences"
+                | "cloud_code"
+                | "scriptlog"
+                | "events"),
                 ..,
             ],
         ) => {

@@ -537,6 +537,12 @@ impl Engine {
                 schema_version: class.schema_version,
                 max_bytes: settings.result_bytes,
             };
+            // What was dropped up to now is in these results; what comes from now on is held.
+            if subscription.lost.take().is_some()
+                && let Some(reading) = &mut subscription.read
+            {
+                reading.is_resync = true;
+            }
             if audience.allowed {
                 connection.reading += 1;
                 self.reads.push(request);
@@ -786,12 +792,16 @@ impl Engine {
         std::mem::take(&mut self.reads)
     }
 
-    /// The change log no longer holds what comes next: every connection has to begin again.
-    pub(super) fn start_over(&mut self, position: Position, schemas: &Schemas) {
+    pub(super) fn close_all(&mut self, closing: Closing) {
         let all: Vec<u32> = self.by_connection.values().copied().collect();
         for at in all {
-            self.close(at, Closing { code: 1012, reason: "Too far behind; reconnect" });
+            self.close(at, closing.clone());
         }
+    }
+
+    /// The change log no longer holds what comes next: every connection has to begin again.
+    pub(super) fn start_over(&mut self, position: Position, schemas: &Schemas) {
+        self.close_all(Closing { code: 1012, reason: "Too far behind; reconnect" });
         self.position = position;
         self.schemas = schemas.iter().map(|(class, schema)| (class.clone(), schema.clone())).collect();
         for (_, class) in self.classes.iter_mut() {

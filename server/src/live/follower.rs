@@ -3,8 +3,11 @@
 use super::Feed;
 use super::delivery::{Delivery, Millis};
 use super::engine::{Command, Counts, Engine};
+use super::outbox::Closing;
 use super::reads::{ReadRequest, Reads};
 use crate::changes::{ChangeSource, ChangeTail, Read as TailRead, SourceError};
+use compact_str::CompactString;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tidings_protocol::{Code, Error};
@@ -73,6 +76,7 @@ impl Inbox {
 pub(super) struct Follower {
     tail: Arc<ChangeTail>,
     source: Arc<dyn ChangeSource>,
+    timeline: CompactString,
     reads: Arc<dyn Reads>,
     delivery: Arc<Delivery>,
     inbox: Arc<Inbox>,
@@ -113,11 +117,12 @@ impl Follower {
         tail.follow(move || wake.wake());
         // The position first: what changes the schemas after it is then applied to them a second time, to no effect.
         let position = tail.position();
-        let engine = Engine::new(delivery.clone(), timeline, position, &reads.schemas());
+        let engine = Engine::new(delivery.clone(), timeline.clone(), position, &reads.schemas());
         let slots = Arc::new(Semaphore::new(delivery.settings.reads));
         Self {
             tail,
             source,
+            timeline,
             reads,
             delivery,
             inbox,
@@ -128,7 +133,19 @@ impl Follower {
         }
     }
 
+    /// Runs until it is stopped. A fault of the engine costs its clients their connections, not the server its live
+    /// queries: they come back and find an engine without history.
     pub(super) fn run(mut self) {
+        while catch_unwind(AssertUnwindSafe(|| self.run_engine())).is_err() {
+            tracing::error!("the live-query engine has panicked; every live connection is closed");
+            self.engine.close_all(Closing { code: 1011, reason: "Internal error; reconnect" });
+            let position = self.tail.position();
+            self.engine = Engine::new(self.delivery.clone(), self.timeline.clone(), position, &self.reads.schemas());
+            self.tail.applied(position, usize::MAX);
+        }
+    }
+
+    fn run_engine(&mut self) {
         let mut commands = Vec::new();
         let mut patience = IDLE;
         while self.inbox.take(patience, &mut commands).is_some() {
@@ -245,5 +262,170 @@ impl Follower {
         ] {
             metrics::gauge!(name).set(size);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::changes::{Change, ChangeSource, ChangeTail, Committed, ObjectChange, Position, SourceError};
+    use crate::live::{Answer, Audience, Connection, Feed, Found, LiveQueries, NewSubscription, Read, Reads, Settings};
+    use crate::permissions::Principals;
+    use crate::schema::Schemas;
+    use bytes::BytesMut;
+    use std::collections::VecDeque;
+    use std::sync::{Arc, Mutex};
+    use std::time::{Duration, Instant};
+    use tidings_protocol::live::Addressee;
+    use tidings_protocol::{ClassName, Error, Object, ObjectId, Predicate};
+
+    /// Every change ever made; can be told to fail.
+    #[derive(Default)]
+    struct Log {
+        changes: Mutex<Vec<Arc<Committed>>>,
+        failing: Mutex<Option<SourceError>>,
+        read: Mutex<usize>,
+    }
+
+    impl ChangeSource for Log {
+        fn read_after(&self, position: Position, max_bytes: usize) -> Result<Vec<Arc<Committed>>, SourceError> {
+            if let Some(error) = self.failing.lock().unwrap().take() {
+                return Err(error);
+            }
+            *self.read.lock().unwrap() += 1;
+            let changes = self.changes.lock().unwrap();
+            let mut bytes = 0;
+            let after = changes.iter().skip(position as usize);
+            Ok(after
+                .take_while(|change| {
+                    bytes += change.weight();
+                    bytes <= max_bytes
+                })
+                .cloned()
+                .collect())
+        }
+    }
+
+    struct Panics;
+
+    impl Reads for Panics {
+        fn results(&self, _: Read) -> Answer<Result<Found, Error>> {
+            Box::pin(async { panic!("a broken store") })
+        }
+
+        fn schemas(&self) -> Schemas {
+            Schemas::default()
+        }
+    }
+
+    struct World {
+        tail: Arc<ChangeTail>,
+        log: Arc<Log>,
+        live: LiveQueries,
+    }
+
+    fn start(tail_bytes: usize, settings: Settings) -> World {
+        let (tail, log) = (Arc::new(ChangeTail::new(0, tail_bytes)), Arc::new(Log::default()));
+        let feed = Feed { tail: tail.clone(), source: log.clone(), timeline: "t".into() };
+        World { tail, log, live: LiveQueries::start(feed, Arc::new(Panics), settings).unwrap() }
+    }
+
+    impl World {
+        fn create(&self) {
+            let position = self.tail.position() + 1;
+            let id = ObjectId::new(format!("{position}"));
+            let object = Object { id: id.clone(), ..Object::default() };
+            let class = ClassName::from_trusted("Note");
+            let change = ObjectChange { class, id, before: None, after: Some(Arc::new(object)) };
+            let committed = Arc::new(Committed { position, change: Change::Object(change) });
+            self.log.changes.lock().unwrap().push(committed.clone());
+            self.tail.push([committed]);
+        }
+
+        fn subscriber(&self) -> Connection {
+            let connection = self.live.connect(Addressee { client_id: "c".into(), installation_id: None });
+            let audience = Audience { principals: Principals::ANONYMOUS, session: None };
+            let predicate = Predicate::everything();
+            let class = ClassName::from_trusted("Note");
+            connection.subscribe(1, NewSubscription { class, predicate, keys: None, watch: None, audience }, false);
+            wait(|| frames(&connection).iter().any(|frame| frame.contains("subscribed")));
+            connection.pong(1);
+            connection
+        }
+    }
+
+    fn wait(mut done: impl FnMut() -> bool) {
+        let started = Instant::now();
+        while !done() {
+            assert!(started.elapsed() < Duration::from_secs(20), "it never happens");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Takes a little of what is queued, as a socket does.
+    fn frames(connection: &Connection) -> Vec<String> {
+        let outbox = connection.outbox();
+        let (mut taken, mut scratch) = (VecDeque::new(), BytesMut::new());
+        outbox.take(4 << 10, &mut taken, connection.live.now());
+        let texts = taken.into_iter().filter_map(|outgoing| outbox.compose(outgoing, &mut scratch).ok());
+        texts.map(|frame| String::from_utf8(frame.to_vec()).unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_lagging_engine_catches_up_from_the_log_and_loses_nothing() {
+        let settings = Settings { global_mark: 64 << 10, ..Settings::default() };
+        let world = start(16 << 10, settings);
+        let connection = world.subscriber();
+        for _ in 0..3_000 {
+            world.create();
+        }
+        // The queue is full: the engine waits, and says how far behind it is.
+        wait(|| connection.outbox().queued_bytes() >= 64 << 10);
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(connection.outbox().queued_bytes() < 128 << 10);
+        assert!(world.tail.lag().0 > 0);
+        let mut seen = 0;
+        wait(|| {
+            for frame in frames(&connection) {
+                seen += 1;
+                assert!(frame.contains(&format!(r#""objectId":"{seen}""#)), "{seen}: {frame}");
+            }
+            seen == 3_000
+        });
+        assert!(*world.log.read.lock().unwrap() > 0, "the tail was too short");
+        wait(|| world.tail.lag() == (0, Duration::ZERO));
+        world.live.stop();
+    }
+
+    #[tokio::test]
+    async fn a_change_log_that_fails_is_tried_again_and_a_lost_one_ends_connections() {
+        let settings = Settings { global_mark: 4 << 10, ..Settings::default() };
+        let world = start(1 << 10, settings);
+        let connection = world.subscriber();
+        *world.log.failing.lock().unwrap() = Some(SourceError::Unavailable("disk".to_owned()));
+        (0..100).for_each(|_| world.create());
+        let mut seen = 0;
+        wait(|| {
+            seen += frames(&connection).len();
+            seen == 100
+        });
+        *world.log.failing.lock().unwrap() = Some(SourceError::Gone);
+        (0..100).for_each(|_| world.create());
+        wait(|| {
+            frames(&connection);
+            connection.outbox().closing().is_some_and(|closing| closing.code == 1012)
+        });
+        wait(|| world.tail.lag() == (0, Duration::ZERO));
+        world.live.stop();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_read_that_panics_is_an_error_for_its_client_alone() {
+        let world = start(1 << 20, Settings::default());
+        let connection = world.subscriber();
+        connection.query(1);
+        wait(|| frames(&connection).iter().any(|frame| frame.contains(r#""error":"Internal server error.","code":1"#)));
+        world.create();
+        wait(|| frames(&connection).iter().any(|frame| frame.contains("create")));
+        world.live.stop();
     }
 }

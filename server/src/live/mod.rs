@@ -26,8 +26,10 @@ mod delivery;
 mod engine;
 mod event;
 mod follower;
+mod intervals;
 mod outbox;
 mod predicate_index;
+mod prefix;
 mod reads;
 mod render;
 mod slots;
@@ -35,7 +37,7 @@ mod transition;
 
 pub use delivery::Settings;
 pub use outbox::{Closing, Outbox, TOO_SLOW};
-pub use reads::{Answer, Read, Reads};
+pub use reads::{Answer, Found, Read, Reads};
 
 pub(crate) use delivery::Millis;
 pub(crate) use outbox::{Outgoing, Verdict};
@@ -188,3 +190,6 @@ impl Drop for Connection {
         self.live.0.inbox.push(Command::Disconnect { connection: self.id });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,11 +9,14 @@
 //! | `{tags: {$all: ["x", "y"]}}` | one of the values |
 //! | `{room: "lobby", rank: {$gt: 3}}` | the clause that promises the fewest candidates |
 //! | `{$or: [{room: "a"}, {owner: p}]}` | each branch under its own value |
-//! | `{rank: {$gt: 3}}`, `{x: null}`, `{}`, `$ne`, `$nor`, expressions, whole arrays | nothing: the residual list |
+//! | `{rank: {$gt: 3, $lt: 9}}`, `{name: {$regex: "^ann"}}` | the interval of values, if there is no single one |
+//! | `{x: null}`, `{}`, `$ne`, `$nor`, other expressions, whole arrays | nothing: the residual list |
 //!
 //! **The one law:** candidates may be too many, never too few. A test holds it against brute force. The cost of a
 //! lookup grows with the fields of the object and with what it finds, not with what is posted elsewhere.
 
+use super::intervals::{Interval, Intervals};
+use super::prefix::literal_prefix;
 use super::slots::IdList;
 use compact_str::CompactString;
 use std::collections::HashMap;
@@ -37,7 +40,13 @@ pub(super) enum Access {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Posting {
     path: CompactString,
-    key: Box<[u8]>,
+    at: At,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum At {
+    Value(Box<[u8]>),
+    Within(Interval),
 }
 
 #[derive(Debug, Default)]
@@ -54,6 +63,7 @@ struct PathIndex {
     filters: HashMap<Box<[u8]>, IdList>,
     /// How many of the keys name an id without a class; pointers are looked up by id only while there are any.
     any_class: usize,
+    ranges: Intervals,
 }
 
 /// Room that lookups reuse, so that they do not allocate.
@@ -79,13 +89,15 @@ impl Lookup {
     }
 
     fn add(&mut self, ids: &IdList) {
-        for &id in ids.as_slice() {
-            if let Some(stamp) = self.stamps.get_mut(id as usize)
-                && *stamp != self.stamp
-            {
-                *stamp = self.stamp;
-                self.found.push(id);
-            }
+        ids.as_slice().iter().for_each(|id| self.add_one(*id));
+    }
+
+    fn add_one(&mut self, id: GroupId) {
+        if let Some(stamp) = self.stamps.get_mut(id as usize)
+            && *stamp != self.stamp
+        {
+            *stamp = self.stamp;
+            self.found.push(id);
         }
     }
 }
@@ -101,13 +113,10 @@ impl PredicateIndex {
         for posting in &postings {
             let paths = self.by_field.entry(head(&posting.path).into()).or_default();
             let at = paths.iter().position(|known| known.path == posting.path).unwrap_or_else(|| {
-                paths.push(PathIndex { path: posting.path.clone(), filters: HashMap::new(), any_class: 0 });
+                paths.push(PathIndex::new(posting.path.clone()));
                 paths.len() - 1
             });
-            let ids = paths[at].filters.entry(posting.key.clone()).or_default();
-            let new_key = ids.is_empty();
-            ids.insert(group);
-            paths[at].any_class += usize::from(new_key && posting.key.first() == Some(&ANY_CLASS));
+            paths[at].insert(group, &posting.at);
         }
         Access::Postings(postings)
     }
@@ -117,14 +126,8 @@ impl PredicateIndex {
         for posting in postings {
             let Some(paths) = self.by_field.get_mut(head(&posting.path)) else { continue };
             let Some(at) = paths.iter().position(|known| known.path == posting.path) else { continue };
-            let path = &mut paths[at];
-            let Some(ids) = path.filters.get_mut(&posting.key) else { continue };
-            ids.remove(group);
-            if ids.is_empty() {
-                path.filters.remove(&posting.key);
-                path.any_class -= usize::from(posting.key.first() == Some(&ANY_CLASS));
-            }
-            if path.filters.is_empty() {
+            paths[at].remove(group, &posting.at);
+            if paths[at].filters.is_empty() && paths[at].ranges.is_empty() {
                 paths.swap_remove(at);
             }
             if paths.is_empty() {
@@ -160,7 +163,9 @@ impl PredicateIndex {
     fn plan(&self, predicate: &Predicate) -> Option<Vec<Posting>> {
         match predicate {
             Predicate::And(parts) => {
-                parts.iter().filter_map(|part| self.plan(part)).min_by_key(|postings| self.cost(postings))
+                let mut plans: Vec<_> = parts.iter().filter_map(|part| self.plan(part)).collect();
+                narrow(&mut plans);
+                plans.into_iter().min_by_key(|postings| self.cost(postings))
             }
             Predicate::Or(parts) => {
                 let mut all = Vec::new();
@@ -177,7 +182,7 @@ impl PredicateIndex {
                     for value in values {
                         all.push(posting(path, value)?);
                         if let Value::String(id) = value {
-                            all.push(Posting { path: path.clone(), key: any_class_key(id).into() });
+                            all.push(Posting { path: path.clone(), at: At::Value(any_class_key(id).into()) });
                         }
                     }
                     Some(all)
@@ -188,15 +193,25 @@ impl PredicateIndex {
                     .iter()
                     .filter_map(|value| Some(vec![posting(path, value)?]))
                     .min_by_key(|postings| self.cost(postings)),
-                Constraint::Ne(_)
-                | Constraint::Lt(_)
-                | Constraint::Lte(_)
-                | Constraint::Gt(_)
-                | Constraint::Gte(_)
-                | Constraint::Nin(_)
-                | Constraint::AllMatch(_)
-                | Constraint::Exists(_)
-                | Constraint::Matches(_) => None,
+                Constraint::Lt(value) | Constraint::Lte(value) => {
+                    let high = key_of(value)?;
+                    Some(vec![within(path, vec![high[0]].into(), high)])
+                }
+                Constraint::Gt(value) | Constraint::Gte(value) => {
+                    let low = key_of(value)?;
+                    // The first byte is the type; no key begins with the one after it.
+                    let high = vec![low[0] + 1];
+                    Some(vec![within(path, low, high.into())])
+                }
+                Constraint::Matches(regex) => {
+                    let mut low = key_of(&Value::string(literal_prefix(regex)?))?.into_vec();
+                    // Without the two bytes that end a text; and behind it what is above every continuation.
+                    low.truncate(low.len() - 2);
+                    let mut high = low.clone();
+                    high.push(0xff);
+                    Some(vec![within(path, low.into(), high.into())])
+                }
+                Constraint::Ne(_) | Constraint::Nin(_) | Constraint::AllMatch(_) | Constraint::Exists(_) => None,
             },
         }
     }
@@ -204,32 +219,75 @@ impl PredicateIndex {
     /// How many useless candidates these postings threaten: filters that share a value are found together, and a flag
     /// is true of far more objects than a pointer to one conversation is.
     fn cost(&self, postings: &[Posting]) -> usize {
-        postings.iter().map(|posting| (self.posted(posting) + 1) * commonness(&posting.key)).sum()
+        postings.iter().map(|posting| (self.posted(posting) + 1) * commonness(&posting.at)).sum()
     }
 
     fn posted(&self, posting: &Posting) -> usize {
         let paths = self.by_field.get(head(&posting.path)).map_or(&[][..], Vec::as_slice);
         let path = paths.iter().find(|known| known.path == posting.path);
-        path.and_then(|path| path.filters.get(&posting.key)).map_or(0, IdList::len)
+        path.map_or(0, |path| match &posting.at {
+            At::Value(key) => path.filters.get(key).map_or(0, IdList::len),
+            At::Within(_) => path.ranges.len(),
+        })
     }
 }
 
 impl PathIndex {
+    fn new(path: CompactString) -> Self {
+        Self { path, filters: HashMap::new(), any_class: 0, ranges: Intervals::default() }
+    }
+
+    fn insert(&mut self, group: GroupId, at: &At) {
+        match at {
+            At::Value(key) => {
+                let ids = self.filters.entry(key.clone()).or_default();
+                self.any_class += usize::from(ids.is_empty() && key.first() == Some(&ANY_CLASS));
+                ids.insert(group);
+            }
+            At::Within(interval) => self.ranges.insert(interval.clone(), group),
+        }
+    }
+
+    fn remove(&mut self, group: GroupId, at: &At) {
+        match at {
+            At::Value(key) => {
+                let Some(ids) = self.filters.get_mut(key) else { return };
+                ids.remove(group);
+                if ids.is_empty() {
+                    self.filters.remove(key);
+                    self.any_class -= usize::from(key.first() == Some(&ANY_CLASS));
+                }
+            }
+            At::Within(interval) => self.ranges.remove(interval, group),
+        }
+    }
+
     fn look_up(&self, object: &Object, lookup: &mut Lookup) {
+        let mut stretches: Vec<Interval> = Vec::new();
+        let mut look_up_value = |value: &Value| {
+            if !is_postable(value) {
+                return;
+            }
+            self.look_up_value(value, lookup);
+            if !self.ranges.is_empty() {
+                widen(&mut stretches, &lookup.key);
+            }
+        };
         visit_path(object, &self.path, &mut |found| {
             match found {
-                Some(Value::Array(items)) => items.iter().for_each(|item| self.look_up_value(item, lookup)),
-                Some(value) => self.look_up_value(value, lookup),
+                Some(Value::Array(items)) => items.iter().for_each(&mut look_up_value),
+                Some(value) => look_up_value(value),
                 None => {}
             }
             false
         });
+        for Interval { low, high } in stretches {
+            self.ranges.visit(&low, &high, &mut |id| lookup.add_one(id));
+        }
     }
 
+    /// Leaves the key of the value in the lookup.
     fn look_up_value(&self, value: &Value, lookup: &mut Lookup) {
-        if !is_postable(value) {
-            return;
-        }
         let mut key = std::mem::take(&mut lookup.key);
         key.clear();
         write_key(value, &mut key);
@@ -247,11 +305,52 @@ impl PathIndex {
 }
 
 fn posting(path: &CompactString, value: &Value) -> Option<Posting> {
-    let mut key = Vec::with_capacity(24);
-    is_postable(value).then(|| {
-        write_key(value, &mut key);
-        Posting { path: path.clone(), key: key.into() }
-    })
+    Some(Posting { path: path.clone(), at: At::Value(key_of(value)?) })
+}
+
+fn within(path: &CompactString, low: Box<[u8]>, high: Box<[u8]>) -> Posting {
+    Posting { path: path.clone(), at: At::Within(Interval { low, high }) }
+}
+
+fn key_of(value: &Value) -> Option<Box<[u8]>> {
+    is_postable(value).then(|| tidings_protocol::order::key(value).into())
+}
+
+/// Several bounds on one field are one interval, as far as they are of one type.
+fn narrow(plans: &mut Vec<Vec<Posting>>) {
+    let mut at = 0;
+    while at < plans.len() {
+        let (done, rest) = plans.split_at_mut(at);
+        let [Posting { path, at: At::Within(new) }] = rest[0].as_slice() else {
+            at += 1;
+            continue;
+        };
+        let same = done.iter_mut().find_map(|plan| match plan.as_mut_slice() {
+            [Posting { path: known, at: At::Within(interval) }] if known == path => {
+                (interval.low[0] == new.low[0]).then_some(interval)
+            }
+            _ => None,
+        });
+        match same {
+            Some(interval) => {
+                interval.low = interval.low.clone().max(new.low.clone());
+                interval.high = interval.high.clone().min(new.high.clone());
+                plans.remove(at);
+            }
+            None => at += 1,
+        }
+    }
+}
+
+/// Takes one more value of a field into the stretch of values of its type. All values of an array count as one stretch,
+/// because each bound may be met by another element.
+fn widen(stretches: &mut Vec<Interval>, key: &[u8]) {
+    match stretches.iter_mut().find(|stretch| stretch.low[0] == key[0]) {
+        Some(stretch) if *key < *stretch.low => stretch.low = key.into(),
+        Some(stretch) if *key > *stretch.high => stretch.high = key.into(),
+        Some(_) => {}
+        None => stretches.push(Interval { low: key.into(), high: key.into() }),
+    }
 }
 
 /// `null` also matches what is missing, and an array matches as a whole or by element: neither is one value to look up.
@@ -271,7 +370,8 @@ fn head(path: &str) -> &str {
 }
 
 /// A guess how many objects share such a value, from the kind that its key begins with.
-fn commonness(key: &[u8]) -> usize {
+fn commonness(at: &At) -> usize {
+    let At::Value(key) = at else { return 256 };
     match key.first() {
         // Ids and pointers.
         Some(&ANY_CLASS | 0x22) => 1,
@@ -337,7 +437,20 @@ mod tests {
         check(r#"{"a":{"$all":[1,2]}}"#, r#"{"a":[2,1]}"#, true);
         check(r#"{"$or":[{"a":1},{"b":2}]}"#, r#"{"b":2}"#, true);
         check(r#"{"$or":[{"a":1},{"b":2}]}"#, r#"{"a":2,"b":1}"#, false);
-        check(r#"{"$or":[{"a":1},{"b":{"$gt":2}}]}"#, "{}", true);
+        check(r#"{"$or":[{"a":1},{"b":{"$gt":2}}]}"#, r#"{"b":3}"#, true);
+        check(r#"{"$or":[{"a":1},{"b":{"$gt":2}}]}"#, r#"{"b":1}"#, false);
+        check(r#"{"$or":[{"a":1},{"b":{"$ne":2}}]}"#, "{}", true);
+        check(r#"{"a":{"$gt":1,"$lt":5}}"#, r#"{"a":3}"#, true);
+        check(r#"{"a":{"$gt":1,"$lt":5}}"#, r#"{"a":6}"#, false);
+        check(r#"{"a":{"$gt":1,"$lt":5}}"#, r#"{"a":"3"}"#, false);
+        check(r#"{"a":{"$gt":1,"$lt":5}}"#, r#"{"a":[0,9]}"#, true);
+        check(r#"{"a":{"$gte":"m"}}"#, r#"{"a":"z"}"#, true);
+        check(r#"{"a":{"$gte":"m"}}"#, r#"{"a":1}"#, false);
+        check(r#"{"a":{"$regex":"^ab"}}"#, r#"{"a":"abc"}"#, true);
+        check(r#"{"a":{"$regex":"^ab"}}"#, r#"{"a":["x","ab"]}"#, true);
+        check(r#"{"a":{"$regex":"^\\Qa.b\\E"}}"#, r#"{"a":"a.bc"}"#, true);
+        check(r#"{"a":{"$regex":"^ab"}}"#, r#"{"a":"aac"}"#, false);
+        check(r#"{"a":{"$regex":"^ab"}}"#, r#"{"a":"ac"}"#, false);
         check(r#"{"a":1,"n":{"$gt":5}}"#, r#"{"n":9}"#, false);
         check(&format!(r#"{{"p":{POINTER}}}"#), &format!(r#"{{"p":{POINTER}}}"#), true);
         check(r#"{"p":{"$in":["x"]}}"#, &format!(r#"{{"p":{POINTER}}}"#), true);
@@ -351,7 +464,7 @@ mod tests {
             "{}",
             r#"{"a":null}"#,
             r#"{"a":{"$in":[1,null]}}"#,
-            r#"{"a":{"$gt":1}}"#,
+            r#"{"a":{"$gte":null}}"#,
             r#"{"a":{"$ne":1}}"#,
             r#"{"a":{"$exists":true}}"#,
             r#"{"a":{"$regex":"x"}}"#,
@@ -414,6 +527,12 @@ mod tests {
             2 => prop::collection::vec(any_value(), 0..3).prop_map(Constraint::All),
             1 => any_value().prop_map(Constraint::Ne),
             1 => any_value().prop_map(Constraint::Gt),
+            1 => any_value().prop_map(Constraint::Gte),
+            1 => any_value().prop_map(Constraint::Lt),
+            1 => any_value().prop_map(Constraint::Lte),
+            1 => prop::sample::select(vec!["^x", "^t1", "^t.", "^(x|y)", "x", "^", "^tx?", "^\\Qt1\\E"]).prop_map(|pattern| {
+                Constraint::Matches(tidings_protocol::query::Regex { pattern: pattern.into(), options: "".into() })
+            }),
             1 => prop::collection::vec(any_value(), 0..3).prop_map(Constraint::Nin),
             1 => any::<bool>().prop_map(Constraint::Exists),
         ];
@@ -435,7 +554,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(400))]
+        #![proptest_config(ProptestConfig::with_cases(600))]
         #[test]
         fn candidates_are_never_too_few(
             predicates in prop::collection::vec(any_predicate(), 1..24),

@@ -19,11 +19,14 @@ use tidings_protocol::{ClassName, Error, Object, Predicate};
 pub trait Reads: Send + Sync + 'static {
     /// The objects that match and may be read, in their natural order, at most `limit`; from one state of the store
     /// that holds every change up to `at_least`, and the position of that state.
-    fn results(&self, read: Read) -> Answer<Result<(Position, Vec<Arc<Object>>), Error>>;
+    fn results(&self, read: Read) -> Answer<Result<Found, Error>>;
 
     /// All classes, as new as the newest published change.
     fn schemas(&self) -> Schemas;
 }
+
+/// The position of a state of the store, and objects as they are in it.
+pub type Found = (Position, Vec<Arc<Object>>);
 
 pub type Answer<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -65,7 +68,7 @@ pub(super) struct ReadAnswer {
 
 impl ReadRequest {
     /// Writes the `result` frame. Rows beyond the bound of bytes are left out.
-    pub(super) fn answer(&self, outcome: Result<(Position, Vec<Arc<Object>>), Error>) -> ReadAnswer {
+    pub(super) fn answer(&self, outcome: Result<Found, Error>) -> ReadAnswer {
         let outcome = outcome.map(|(position, objects)| {
             let mut frame = self.addressee.head("result", Some(self.request_id));
             frame.extend_from_slice(b",\"results\":[");

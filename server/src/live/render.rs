@@ -13,8 +13,11 @@ use tidings_protocol::{ClassName, Object};
 #[derive(Default)]
 pub(super) struct Render {
     images: FxHashMap<(Image, KeysId, HiddenId), Vec<u8>>,
-    bodies: FxHashMap<(Event, Image, Option<Image>, KeysId, HiddenId), Arc<EventBody>>,
+    bodies: FxHashMap<(Event, Parts, KeysId, HiddenId), Arc<EventBody>>,
 }
+
+/// What a frame shows as `object` and as `original`.
+type Parts = (Image, Option<Image>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Image {
@@ -55,7 +58,7 @@ impl Render {
             Event::Leave => (Image::After, Some(Image::Before)),
             Event::Delete => (Image::Before, None),
         };
-        let key = (shown.event, object, original, shown.keys_id, shown.hidden_id);
+        let key = (shown.event, (object, original), shown.keys_id, shown.hidden_id);
         if let Some(body) = self.bodies.get(&key) {
             return body.clone();
         }

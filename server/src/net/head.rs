@@ -35,7 +35,9 @@ impl Head {
             let mut request = httparse::Request::new(&mut headers);
             match request.parse(&read) {
                 Ok(httparse::Status::Partial) if read.len() < MAX_HEAD => {}
-                Ok(httparse::Status::Complete(length)) if is_upgrade(&request) => return upgrade(&request, &read[length..]),
+                Ok(httparse::Status::Complete(length)) if is_upgrade(&request) => {
+                    return upgrade(&request, &read[length..]);
+                }
                 _ => return Opening::Http { read },
             }
         }
@@ -43,9 +45,10 @@ impl Head {
 }
 
 fn is_upgrade(request: &httparse::Request<'_, '_>) -> bool {
-    request.headers.iter().any(|header| {
-        header.name.eq_ignore_ascii_case("upgrade") && header.value.eq_ignore_ascii_case(b"websocket")
-    })
+    request
+        .headers
+        .iter()
+        .any(|header| header.name.eq_ignore_ascii_case("upgrade") && header.value.eq_ignore_ascii_case(b"websocket"))
 }
 
 fn upgrade(request: &httparse::Request<'_, '_>, rest: &[u8]) -> Opening {
@@ -93,7 +96,9 @@ mod tests {
         assert!(answer.windows(28).any(|window| window == b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
         assert_eq!(read, b"more");
         let without_key = b"GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
-        assert!(matches!(open(without_key).await, Opening::Malformed { answer } if answer.starts_with(b"HTTP/1.1 400")));
+        assert!(
+            matches!(open(without_key).await, Opening::Malformed { answer } if answer.starts_with(b"HTTP/1.1 400"))
+        );
         for plain in [&b"GET / HTTP/1.1\r\nHost: x\r\n\r\nbody"[..], b"\x16\x03\x01 not http at all"] {
             assert_eq!(open(plain).await, Opening::Http { read: plain.to_vec() });
         }

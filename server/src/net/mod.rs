@@ -61,13 +61,7 @@ pub struct Live {
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves until `shutdown` becomes true, then lets connections finish.
-pub async fn serve(
-    listener: TcpListener,
-    api: Api,
-    live: Live,
-    limits: Limits,
-    mut shutdown: watch::Receiver<bool>,
-) {
+pub async fn serve(listener: TcpListener, api: Api, live: Live, limits: Limits, mut shutdown: watch::Receiver<bool>) {
     let limits = Arc::new(limits);
     let open = Arc::new(Open::default());
     let mut connections = JoinSet::new();
@@ -98,9 +92,8 @@ pub async fn serve(
     }
     drop(listener);
     api.begin_draining();
-    let drained = tokio::time::timeout(limits.drain_timeout, async {
-        while connections.join_next().await.is_some() {}
-    });
+    let drained =
+        tokio::time::timeout(limits.drain_timeout, async { while connections.join_next().await.is_some() {} });
     if drained.await.is_err() {
         tracing::warn!(left = connections.len(), "some connections did not finish in time");
     }

@@ -66,6 +66,7 @@ impl Objects {
         if self.0.hooks.has(class, Trigger::BeforeSave) {
             let request = SaveRequest::new(auth, class, Arc::new(object.clone()), None).changed_by(&sent);
             edits = self.0.hooks.before_save(request).await?;
+            users::check_edits(class, &edits.update)?;
             edits.update.apply(&mut object)?;
         }
 
@@ -92,15 +93,29 @@ impl Objects {
         let id = object.id.clone();
         let write = Write { class: class.clone(), id: id.clone(), action: Action::Create(object), guard, fields };
         let committed = self.commit([vec![write], beside].concat()).await;
-        let (objects, mut auth, class) = (self.clone(), auth.clone(), class.clone());
+        let (objects, mut auth, written_class) = (self.clone(), auth.clone(), class.clone());
         auth.context = edits.context.unwrap_or(auth.context);
-        Ok(Box::pin(async move {
+        let pending = Box::pin(async move {
+            let class = written_class;
             let written = committed.await.map_err(|error| users::named(&class, error))?;
             if let Some(after) = written.into_iter().next().and_then(|first| first.after) {
                 objects.after_save(&auth, &class, &after, None).await;
             }
             Ok(Created { id, created_at, changed, session_token })
-        }))
+        });
+        Ok(self.carried_through(class, pending))
+    }
+
+    /// A write that has an `after_save` to run is carried through even if its client goes away meanwhile. Inside a hook
+    /// it stays on the hook's own thread, which waits for it anyway.
+    pub(super) fn carried_through<T: Send + 'static>(&self, class: &ClassName, pending: Pending<T>) -> Pending<T> {
+        if !self.0.hooks.has(class, Trigger::AfterSave) || crate::hooks::is_nested() {
+            return pending;
+        }
+        let running = tokio::spawn(pending);
+        Box::pin(async move {
+            running.await.unwrap_or_else(|error| Err(Failure::Internal(format!("a write's task: {error}"))))
+        })
     }
 
     /// Runs the class's `after_save`, if it has one. The write is done; an error is only logged.

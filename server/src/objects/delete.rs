@@ -39,9 +39,7 @@ impl Objects {
         Ok(Box::pin(async move {
             match committed.await {
                 Ok(_) => Ok(()),
-                Err(WriteError::NotFound) => {
-                    Err(Failure::parse(Code::ObjectNotFound, "Object not found for delete."))
-                }
+                Err(WriteError::NotFound) => Err(Failure::parse(Code::ObjectNotFound, "Object not found for delete.")),
                 Err(error) => Err(error.into()),
             }
         }))

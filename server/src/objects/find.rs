@@ -145,6 +145,7 @@ pub(super) fn refuse_hidden<'a>(
 
 /// What `include=*` means: every column that can hold pointers.
 fn all_references(schema: &ClassSchema) -> Vec<compact_str::CompactString> {
-    let references = schema.fields.iter().filter(|(_, field)| matches!(field, FieldType::Pointer(_) | FieldType::Array));
+    let references =
+        schema.fields.iter().filter(|(_, field)| matches!(field, FieldType::Pointer(_) | FieldType::Array));
     references.map(|(name, _)| name.clone()).collect()
 }

@@ -15,8 +15,8 @@ mod view;
 pub use create::Created;
 pub use find::{Found, Page};
 pub use subscribe::Admission;
-pub use update::Updated;
 pub(crate) use update::Change;
+pub use update::Updated;
 pub use users::LoggedIn;
 pub use view::View;
 
@@ -67,8 +67,19 @@ pub struct Settings {
 /// A write whose place in the order is taken, and which is not done yet.
 pub type Pending<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
-/// A commit waits at most this long for delivery to catch up; then it goes on, and delivery falls further behind.
+/// A commit waits about this long at most for delivery to catch up; then it goes on, and delivery falls further behind.
 const MAX_COMMIT_DELAY: Duration = Duration::from_secs(2);
+
+/// Below this fraction of the allowed lag commits are not slowed: with the defaults, a quarter of a second.
+const FREE_LAG: f64 = 0.05;
+
+impl Settings {
+    /// How much of the allowed lag is used up; 1 and more is too much.
+    fn fraction_of_lag(&self, (bytes, time): (usize, Duration)) -> f64 {
+        let of_bytes = bytes as f64 / self.max_lag_bytes as f64;
+        of_bytes.max(time.as_secs_f64() / self.max_lag.as_secs_f64())
+    }
+}
 
 impl Objects {
     pub fn new(
@@ -121,19 +132,19 @@ impl Objects {
         self.0.storage.commit(writes)
     }
 
+    /// Slows commits down while live delivery is behind: the further, the longer, so that writers settle at the pace
+    /// of delivery long before the bound. Beyond the bound a commit waits until it is reached again.
     async fn wait_for_delivery(&self) {
-        let settings = &self.0.settings;
         let tail = self.0.storage.tail();
-        let lags = || {
-            let (bytes, time) = tail.lag();
-            bytes > settings.max_lag_bytes || time > settings.max_lag
-        };
-        if !lags() {
+        let behind = || self.0.settings.fraction_of_lag(tail.lag());
+        let fraction = behind();
+        if fraction < FREE_LAG {
             return;
         }
         metrics::counter!("tidings_commits_delayed_total").increment(1);
+        tokio::time::sleep(MAX_COMMIT_DELAY.mul_f64(fraction.min(1.0) / 2.0)).await;
         let give_up = tokio::time::Instant::now() + MAX_COMMIT_DELAY;
-        while lags() && tokio::time::Instant::now() < give_up {
+        while behind() >= 1.0 && tokio::time::Instant::now() < give_up {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }

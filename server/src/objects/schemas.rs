@@ -122,8 +122,12 @@ impl Asked {
                 asked.remove_fields.push(name);
             } else if is_default {
                 // Dashboards send back what they were shown.
-            } else if map.get("required").is_some_and(|value| *value != Value::Bool(false)) || map.contains("defaultValue") {
-                return Err(Error::incorrect_type(format!("{name}: required and defaultValue are not supported yet.")).into());
+            } else if map.get("required").is_some_and(|value| *value != Value::Bool(false))
+                || map.contains("defaultValue")
+            {
+                return Err(
+                    Error::incorrect_type(format!("{name}: required and defaultValue are not supported yet.")).into()
+                );
             } else {
                 asked.add_fields.push((name, FieldType::from_map(map)?));
             }
@@ -134,7 +138,8 @@ impl Asked {
             return Err(Error::invalid_json("classLevelPermissions must be an object.").into());
         }
         for (name, value) in part("indexes")? {
-            let map = value.as_object().ok_or_else(|| Error::invalid_query(format!("{name}: an index is an object.")))?;
+            let map =
+                value.as_object().ok_or_else(|| Error::invalid_query(format!("{name}: an index is an object.")))?;
             if is_deletion(map) {
                 asked.remove_indexes.push(name);
             } else if name != "_id_" {

@@ -1,6 +1,5 @@
 //! What is special about `_Session`: rows are their user's own, and only custom fields can be changed.
 
-use super::update::unguarded;
 use super::{Objects, new_object_id, now};
 use crate::auth::Auth;
 use crate::auth::session::TOKEN_FIELD;
@@ -20,13 +19,7 @@ pub(super) struct NewSession {
 
 impl Objects {
     /// Prepares a session of `user`. `action` and `provider` say how it came about.
-    pub(super) fn new_session(
-        &self,
-        auth: &Auth,
-        user: &ObjectId,
-        action: &str,
-        provider: &str,
-    ) -> Result<NewSession> {
+    pub(super) fn new_session(&self, auth: &Auth, user: &ObjectId, action: &str, provider: &str) -> Result<NewSession> {
         let created_at = now();
         let id = new_object_id();
         let token = self.0.sessions.issue(&id, user, created_at)?;
@@ -41,8 +34,7 @@ impl Objects {
             fields.insert("installationId", Value::String(installation_id.clone()));
         }
         fields.insert(TOKEN_FIELD, Value::String(token.clone()));
-        let object =
-            Object { id: id.clone(), created_at, updated_at: created_at, acl: None, fields };
+        let object = Object { id: id.clone(), created_at, updated_at: created_at, acl: None, fields };
         let write = Write {
             class: ClassName::SESSION,
             id,
@@ -54,11 +46,7 @@ impl Objects {
     }
 
     /// Deletions of a user's sessions: of all, or of those of one installation.
-    pub(super) async fn session_deletions(
-        &self,
-        user: &ObjectId,
-        installation_id: Option<&str>,
-    ) -> Result<Vec<Write>> {
+    pub(super) async fn session_deletions(&self, user: &ObjectId, installation_id: Option<&str>) -> Result<Vec<Write>> {
         let mut predicate = Predicate::equal("user", Value::pointer(ClassName::USER, user.clone()));
         if let Some(installation_id) = installation_id {
             predicate = predicate.and(Predicate::equal("installationId", installation_id));
@@ -79,10 +67,15 @@ impl Objects {
     }
 }
 
-/// A deletion that may find nothing left to delete would fail its whole commit, so it must not be guarded by
-/// existence: a session that is gone is what was wanted.
+/// The deletion of a session beside another write, or instead of one: a session that is gone is what was wanted.
 pub(super) fn deletion(id: &ObjectId) -> Write {
-    Write { class: ClassName::SESSION, id: id.clone(), action: Action::Delete, guard: unguarded(), fields: Vec::new() }
+    Write {
+        class: ClassName::SESSION,
+        id: id.clone(),
+        action: Action::DeleteIfPresent,
+        guard: Guard::default(),
+        fields: Vec::new(),
+    }
 }
 
 /// Narrows a query on sessions to those of the caller.

@@ -5,7 +5,7 @@ use super::{Objects, Pending, now, sessions, users};
 use crate::auth::Auth;
 use crate::error::{Failure, Result};
 use crate::hooks::{Edits, SaveRequest, Trigger};
-use crate::permissions::{Operation, Principals};
+use crate::permissions::Operation;
 use crate::schema::{ClassSchema, FieldType, infer};
 use crate::storage::{Action, Guard, Write, WriteError};
 use compact_str::CompactString;
@@ -111,6 +111,7 @@ impl Objects {
             update.apply(&mut preview)?;
             let request = SaveRequest::new(auth, class, Arc::new(preview), Some(original.clone())).changed_by(&update);
             edits = self.0.hooks.before_save(request).await?;
+            users::check_edits(class, &edits.update)?;
             update.merge(edits.update.clone());
         }
         unset_null_pointers(&schema, &mut update);
@@ -136,10 +137,12 @@ impl Objects {
         let action = Action::Update { update, at: now() };
         let write = Write { class: class.clone(), id: id.clone(), action, guard, fields };
         let committed = self.commit([vec![write], beside].concat()).await;
-        let (objects, mut auth, class) = (self.clone(), auth.clone(), class.clone());
+        let (objects, mut auth, written_class) = (self.clone(), auth.clone(), class.clone());
         let pending = Box::pin(async move {
+            let class = written_class;
             let written = committed.await.map_err(|error| users::named(&class, error))?;
-            let Some((before, after)) = written.into_iter().next().and_then(|first| first.before.zip(first.after)) else {
+            let Some((before, after)) = written.into_iter().next().and_then(|first| first.before.zip(first.after))
+            else {
                 return Err(Failure::Internal("an update without its images".into()));
             };
             auth.context = edits.context.unwrap_or(auth.context);
@@ -148,16 +151,11 @@ impl Objects {
             computed.iter().for_each(|path| echo(path, &after, &mut changed));
             Ok(Updated { updated_at: after.updated_at, changed, session_token })
         });
-        Ok(Attempt { pending, hook_expects })
+        Ok(Attempt { pending: self.carried_through(class, pending), hook_expects })
     }
 
     /// The object as it is, if this caller may write it.
-    pub(super) async fn original_to_write(
-        &self,
-        auth: &Auth,
-        class: &ClassName,
-        id: &ObjectId,
-    ) -> Result<Arc<Object>> {
+    pub(super) async fn original_to_write(&self, auth: &Auth, class: &ClassName, id: &ObjectId) -> Result<Arc<Object>> {
         if *class == ClassName::USER {
             users::check_own(auth, id)?;
         }
@@ -260,11 +258,6 @@ fn needed_fields(auth: &Auth, schema: &ClassSchema, update: &Update) -> Result<V
         }
     }
     check_fields(auth, schema, wanted.into_iter())
-}
-
-/// A guard that asks nobody: for the server's own writes beside a client's.
-pub(super) fn unguarded() -> Guard {
-    Guard { writer: Some(Principals::MASTER), ..Guard::default() }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use crate::permissions::Principals;
 use crate::storage::{Selection, Unique, Write, WriteError};
 use compact_str::CompactString;
 use std::sync::Arc;
+use tidings_protocol::names::is_internal_field;
 use tidings_protocol::update::Operation;
 use tidings_protocol::{ClassName, Code, Map, Object, ObjectId, Predicate, Update, Value};
 
@@ -239,10 +240,8 @@ impl Objects {
     /// Only if the store cannot answer.
     pub async fn log_out(&self, auth: &Auth) -> Result<()> {
         let Some(session) = &auth.session else { return Ok(()) };
-        match self.commit(vec![super::sessions::deletion(&session.id)]).await.await {
-            Ok(_) | Err(WriteError::NotFound) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        self.commit(vec![super::sessions::deletion(&session.id)]).await.await?;
+        Ok(())
     }
 
     async fn begin_log_in(&self, auth: &Auth, user: Arc<Object>, provider: &str) -> Result<LoggedIn> {
@@ -272,6 +271,19 @@ pub(super) fn check_own(auth: &Auth, id: &ObjectId) -> Result<()> {
         return Ok(());
     }
     Err(Failure::parse(Code::SessionMissing, "Permission denied"))
+}
+
+/// What a hook must leave alone: it never sees these, and they are not simply stored.
+///
+/// # Errors
+/// 141 for a hook that sets one.
+pub(super) fn check_edits(class: &ClassName, edits: &Update) -> Result<()> {
+    let sensitive = ["password", "authData", "sessionToken"];
+    let is_user = *class == ClassName::USER;
+    match edits.fields().find(|name| is_internal_field(name) || is_user && sensitive.contains(name)) {
+        Some(name) => Err(Failure::parse(Code::ScriptFailed, format!("A hook cannot set {name}."))),
+        None => Ok(()),
+    }
 }
 
 /// A write's failure, with Parse's own codes for taken names of users.

@@ -28,7 +28,7 @@ pub struct View {
 
 /// The paths to include, as a tree: `a`, `a.b` and `c` are `{a: {b: {}}, c: {}}`.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Included(Vec<(CompactString, Included)>);
+pub(super) struct Included(Vec<(CompactString, Included)>);
 
 impl Included {
     pub(super) fn tree(paths: &[CompactString]) -> Self {

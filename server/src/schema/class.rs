@@ -10,9 +10,9 @@ use tidings_protocol::value::{Map, Value};
 use tidings_protocol::{Code, Error};
 
 /// A class with more fields is a mistake: every query pays for them.
-pub const MAX_FIELDS: usize = 1_000;
+const MAX_FIELDS: usize = 1_000;
 /// How many indexes a class may declare.
-pub const MAX_INDEXES: usize = 32;
+const MAX_INDEXES: usize = 32;
 
 /// All classes of one moment. Cheap to clone and read; replaced as a whole.
 pub type Schemas = Arc<BTreeMap<ClassName, Arc<ClassSchema>>>;

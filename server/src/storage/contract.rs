@@ -62,6 +62,7 @@ macro_rules! storage_contract {
             the_tail_follows_the_log
             cursors_grow
             objects_have_a_largest_size
+            objects_have_a_largest_depth
             ids_of_any_text_work
             the_newest_messages_of_a_conversation_are_read_as_a_page
             every_path_finds_the_same
@@ -965,6 +966,18 @@ pub async fn objects_have_a_largest_size(stores: &dyn Stores) {
     assert_eq!(get(&*store, &class, "a").await.unwrap().fields.len(), 1);
 }
 
+pub async fn objects_have_a_largest_depth(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Deep");
+    done(&*store, create(&class, "a", r#"{"o":{}}"#)).await;
+    let nested = format!("{}1{}", r#"{"x":"#.repeat(40), "}".repeat(40));
+    let path = ["x"; 39].join(".");
+    done(&*store, update(&class, "a", &format!(r#"{{"o":{nested}}}"#))).await;
+    let deeper = update(&class, "a", &format!(r#"{{"o.{path}":{nested}}}"#));
+    assert_eq!(rejected(store.commit(vec![deeper]).await), Code::InvalidJson.number());
+    assert_eq!(found(&*store, &select(&class, "{}", "")).await, "a");
+}
+
 pub async fn ids_of_any_text_work(stores: &dyn Stores) {
     let store = stores.open().await;
     let class = fresh_class("Ids");
@@ -1051,12 +1064,12 @@ pub async fn every_path_finds_the_same(stores: &dyn Stores) {
             declare(&*store, &class).await;
         }
         for query in 0..250 {
-            let filter = filter(&mut rng);
+            let (filter, order) = if query % 2 == 0 { directed(&mut rng) } else { (filter(&mut rng), order(&mut rng)) };
             let selection = Selection {
                 class: class.clone(),
                 predicate: predicate(&filter),
                 reader: [Principals::MASTER, user("alice"), Principals::ANONYMOUS].choose(&mut rng).unwrap().clone(),
-                order: order(&mut rng),
+                order,
                 skip: *[0, 0, 0, 1, 5].choose(&mut rng).unwrap(),
                 limit: *[1, 3, 20, u64::MAX].choose(&mut rng).unwrap(),
             };
@@ -1186,6 +1199,36 @@ fn clause(rng: &mut StdRng) -> String {
         _ => r#"{"$in":["c1","c2"]}"#.to_owned(),
     };
     format!(r#"{{"{path}":{constraint}}}"#)
+}
+
+/// A filter and an order that go well with an index.
+fn directed(rng: &mut StdRng) -> (String, Vec<Order>) {
+    let pointer = |rng: &mut StdRng| pointer(rng).to_json();
+    let one = |rng: &mut StdRng, name: &str| loop {
+        let value = value(rng, name);
+        if !value.is_null() {
+            break value.to_json();
+        }
+    };
+    let (filter, orders) = match rng.random_range(0..9) {
+        0 => (format!(r#""p":{}"#, pointer(rng)), ["createdAt", "-createdAt"]),
+        1 => (format!(r#""p":{{"$in":[{},"c2",{}]}}"#, pointer(rng), pointer(rng)), ["createdAt", "-createdAt"]),
+        2 => {
+            let range = format!(r#"{{"$lt":{},"$gte":{}}}"#, one(rng, "d"), one(rng, "d"));
+            (format!(r#""p":{},"createdAt":{range}"#, pointer(rng)), ["createdAt", "-createdAt"])
+        }
+        3 => (format!(r#""p":{},"n":{}"#, pointer(rng), one(rng, "n")), ["d", "-d"]),
+        4 => (format!(r#""n":{}"#, one(rng, "n")), ["s", "-s"]),
+        5 => (format!(r#""tags":{}"#, pointer(rng)), ["createdAt", "-createdAt,objectId"]),
+        6 => (format!(r#""d":{{"$gt":{}}}"#, one(rng, "d")), ["d", "-d"]),
+        7 => (format!(r#""n":{{"$lte":{}}}"#, one(rng, "n")), ["n,-s", "-n,s"]),
+        _ => {
+            let either = format!(r#"[{{"p":{}}},{{"n":{}}}]"#, pointer(rng), one(rng, "n"));
+            (format!(r#""$or":{either}"#), ["s,-createdAt", "createdAt"])
+        }
+    };
+    let order = Order::parse(&Value::from(*orders.choose(rng).unwrap())).unwrap();
+    (format!("{{{filter}}}"), order)
 }
 
 fn order(rng: &mut StdRng) -> Vec<Order> {

@@ -5,11 +5,17 @@
 //!
 //! - **Operations, not images, are committed.** They apply to the row as it is at that moment, in commit order, and the
 //!   guard is checked in the same moment; nobody above reads, decides and writes.
-//! - **An answered commit is on disk**, whole, with its change record. A commit that failed left nothing.
+//! - **An answered commit is on disk**, whole, with its change records: both images of each object, without internal
+//!   fields, at consecutive positions. A commit that failed left nothing, and harmed no other; only after
+//!   [`Unavailable`] is its outcome open.
 //! - **Reads see one published state.** A [`Snapshot`] never shows half a commit nor anything that is not yet durable,
 //!   and a snapshot taken after a commit was answered shows it.
 //! - **Order is total.** Objects come in the order of the query, equal ones by object id; without an order they come as
-//!   they were created.
+//!   they were created. What a reader may not see is neither returned, skipped nor counted.
+//! - **The way there does not show.** Whatever index is read or built, found is what [`tidings_protocol::matches`] calls
+//!   a match.
+//! - **Columns keep their type**, and new ones come with the commit that needs them, as a change of its own before the
+//!   object's. A removed column's values are gone at once, also for a later column of that name.
 
 mod access;
 #[cfg(test)]
@@ -37,8 +43,8 @@ pub trait Storage: Send + Sync + 'static {
     /// The newest published state.
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, Unavailable>;
 
-    /// Commits all writes as one, or none. Commits take their place in the order of these *calls*, not of the awaits:
-    /// the commit is under way when this returns.
+    /// Commits all writes as one, or none; each sees the earlier ones. Commits take their place in the order of these
+    /// *calls*, not of the awaits: the commit is under way when this returns, and dropping the answer does not stop it.
     fn commit(&self, writes: Vec<Write>) -> Answer<Result<Vec<Written>, WriteError>>;
 
     /// Creates, changes or deletes a class, in order with all commits.
@@ -83,8 +89,9 @@ pub struct Write {
     pub id: ObjectId,
     pub action: Action,
     pub guard: Guard,
-    /// Columns that this write needs; made in the same commit if they are missing, and the class with them. A column
-    /// that exists with another type fails the write with 111.
+    /// Columns that this write needs: each field that it gives a value. They are made in the same commit if they are
+    /// missing, and by a create the class with them. A column that exists with another type fails the write with 111.
+    /// Internal fields (`_…`) are no columns.
     pub fields: Vec<(CompactString, FieldType)>,
 }
 
@@ -98,6 +105,8 @@ pub enum Action {
         at: Date,
     },
     Delete,
+    /// As [`Action::Delete`], but an object that is gone already is no failure: that was wanted.
+    DeleteIfPresent,
 }
 
 /// What must hold at the moment of the commit.
@@ -105,9 +114,10 @@ pub enum Action {
 pub struct Guard {
     /// An existing object must be writable for these; `None` asks nobody (the server's own writes).
     pub writer: Option<Principals>,
-    /// Each predicate must match the object as it is (for a decision that was made on a value).
+    /// The object as it is must match (for a decision that was made on a value). A create has none, and fails.
     pub expect: Option<Predicate>,
-    /// No other object of the class may hold this value in this field, upper and lower case alike.
+    /// No other object of the class may hold this value in this field, upper and lower case alike. Asked by creates and
+    /// updates, whatever their operations are; null is nobody's.
     pub unique: Vec<Unique>,
 }
 

@@ -259,7 +259,8 @@ impl Task {
         }
         self.client.as_ref().is_none_or(|client| {
             let outbox = client.connection.outbox();
-            !outbox.has_many_unhandled() && !(self.outlet.is_blocked && outbox.queued_bytes() > DEAF_BYTES)
+            let is_deaf = self.outlet.is_blocked && outbox.queued_bytes() > DEAF_BYTES;
+            !is_deaf && !outbox.has_many_unhandled()
         })
     }
 

@@ -380,3 +380,97 @@ async fn silence_ends_a_connection() {
     });
     ended.await.expect("ended");
 }
+
+impl Server {
+    /// A connection whose client takes little at a time.
+    async fn connect_narrow(&self) -> Client {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(8 << 10).unwrap();
+        let stream = socket.connect(self.address).await.unwrap();
+        let mut client = Client(WebSocketStream::from_raw_socket(stream, Role::Client, None).await);
+        client.send(r#"{"op":"connect","applicationId":"app"}"#).await;
+        assert!(client.text().await.contains("connected"));
+        client.subscribe(1, "{}").await;
+        client
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_pauses_starts_afresh_and_slows_nobody() {
+    let live_settings = live::Settings {
+        coalesce_mark: 32 << 10,
+        resync_mark: 128 << 10,
+        slow_after: Duration::from_millis(300),
+        ..live::Settings::default()
+    };
+    let server = Server::start(live_settings, Settings::default()).await;
+    let mut slow = server.connect_narrow().await;
+    let mut fast = server.connect().await;
+    fast.subscribe(1, "{}").await;
+    server.create("first", "{}");
+    assert!(slow.text().await.contains("first"));
+    assert!(fast.text().await.contains("first"));
+    let text = "x".repeat(2_000);
+    let mut written = 0;
+    let started = std::time::Instant::now();
+    while started.elapsed() < Duration::from_millis(1_500) {
+        for _ in 0..5 {
+            server.create(&format!("n{written}"), &format!(r#"{{"text":"{text}"}}"#));
+            written += 1;
+        }
+        for n in written - 5..written {
+            assert!(fast.text().await.contains(&format!(r#""objectId":"n{n}""#)));
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let row = Object { id: ObjectId::new("fresh"), ..Object::default() };
+    *server.world.rows.lock().unwrap() = (server.tail.position(), vec![Arc::new(row)]);
+    let mut events = 0;
+    let result = loop {
+        let frame = slow.text().await;
+        if frame.contains(r#""op":"result""#) {
+            break frame;
+        }
+        assert!(frame.contains(&format!(r#""objectId":"n{events}""#)), "no hole before the result: {frame}");
+        events += 1;
+    };
+    assert!(events < written, "{events} of {written}");
+    assert!(result.contains("fresh"));
+    assert!(slow.text().await.contains(r#""op":"subscribed""#));
+    server.create("last", "{}");
+    assert!(slow.text().await.contains("last"));
+    assert!(fast.text().await.contains("last"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_that_read_lose_nothing_however_far_delivery_lags() {
+    const CHANGES: usize = 4_000;
+    let live_settings = live::Settings {
+        global_mark: 1 << 20,
+        coalesce_mark: 1 << 10,
+        resync_mark: 2 << 10,
+        close_mark: 4 << 20,
+        ..live::Settings::default()
+    };
+    let server = Server::start(live_settings, Settings::default()).await;
+    let mut readers = Vec::new();
+    for _ in 0..30 {
+        let mut client = server.connect().await;
+        client.subscribe(1, "{}").await;
+        readers.push(tokio::spawn(async move {
+            for n in 0..CHANGES {
+                let frame = client.text().await;
+                assert!(frame.contains(r#""op":"create","#), "{frame}");
+                assert!(frame.contains(&format!(r#""objectId":"n{n}""#)), "{n}: {frame}");
+            }
+        }));
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let text = "x".repeat(500);
+    for n in 0..CHANGES {
+        server.create(&format!("n{n}"), &format!(r#"{{"text":"{text}"}}"#));
+    }
+    for reader in readers {
+        reader.await.unwrap();
+    }
+}

@@ -53,9 +53,13 @@ impl Live {
     }
 
     async fn read(&mut self) -> Option<Value> {
+        // Pings come all the time, so the patience is with all of them together.
+        tokio::time::timeout(PATIENCE, self.read_text()).await.expect("no frame came in time")
+    }
+
+    async fn read_text(&mut self) -> Option<Value> {
         loop {
-            let message = tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("no frame came in time");
-            match message {
+            match self.socket.next().await {
                 Some(Ok(Message::Text(text))) => {
                     return Some(serde_json::from_str(&text).unwrap_or_else(|_| panic!("not JSON: {text}")));
                 }

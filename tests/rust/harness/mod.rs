@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Far longer than anything here takes, so that a busy machine is no failure.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// `Note7`: a name that no other test of this run has.
 pub(crate) fn fresh(stem: &str) -> String {

@@ -51,6 +51,8 @@ struct Entry {
     as_of: Position,
     /// The class's generation when the object was decoded.
     generation: Position,
+    /// Bytes, counted once: the object itself has long left the processor's cache when the entry is thrown out.
+    weight: u64,
 }
 
 #[derive(Clone)]
@@ -58,7 +60,7 @@ struct Weigh;
 
 impl Weighter<Key, Entry> for Weigh {
     fn weight(&self, _: &Key, entry: &Entry) -> u64 {
-        (entry.object.weight() + OVERHEAD) as u64
+        entry.weight
     }
 }
 
@@ -104,7 +106,8 @@ impl Cache {
 
     /// The writer's turn, after marking: the object as it was just written.
     pub(super) fn insert(&self, class: ClassId, sequence: Sequence, object: &Arc<Object>, moment: Moment) {
-        let entry = Entry { object: object.clone(), sequence, as_of: moment.at, generation: moment.generation };
+        let weight = (object.weight() + OVERHEAD) as u64;
+        let entry = Entry { object: object.clone(), sequence, as_of: moment.at, generation: moment.generation, weight };
         self.entries.insert(Key { class, id: object.id.clone() }, entry);
     }
 

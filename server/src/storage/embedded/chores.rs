@@ -140,7 +140,7 @@ fn forget(view: &View, shared: &Shared, log_bytes: u64, now: i64, done: &mut Don
 fn empty(view: &View, index: IndexId, done: &mut Done) -> Result<bool, Unavailable> {
     let keyspaces = &view.files.keyspaces;
     let mut taken = 0;
-    for item in view.published.disk.prefix(&keyspaces.indexes, index.to_be_bytes()).take(4 * CHUNK) {
+    for item in view.published.disk.prefix(&keyspaces.indexes, keys::index(index)).take(4 * CHUNK) {
         done.batch.remove(&keyspaces.indexes, item.key().map_err(unavailable)?);
         taken += 1;
     }

@@ -31,7 +31,7 @@ pub(super) fn find(view: &View, selection: &Selection) -> Result<Found, Unavaila
     let nothing = Explanation { index: Vec::new(), ordered_by_index: false, examined: 0, returned: 0 };
     let empty = Found { objects: Vec::new(), explanation: nothing };
     let Some(class) = view.class(&selection.class).filter(|_| selection.limit > 0) else { return Ok(empty) };
-    let mut access = plan(class, selection);
+    let mut access = plan(class, selection, |access| measure(view, access));
     loop {
         let explanation = explained(&access);
         let comes_sorted = match &access {
@@ -58,7 +58,7 @@ pub(super) fn count(view: &View, selection: &Selection) -> Result<u64, Unavailab
     }
     // The order of what is counted does not matter, and must not choose the path.
     let selection = Selection { order: Vec::new(), ..selection.clone() };
-    let mut access = plan(class, &selection);
+    let mut access = plan(class, &selection, |access| measure(view, access));
     loop {
         let source = Source::new(view, class, access, &[], true)?;
         let mut run = Run::new(view, class, &selection, source, Sink::Count(0))?;
@@ -69,10 +69,17 @@ pub(super) fn count(view: &View, selection: &Selection) -> Result<u64, Unavailab
     }
 }
 
+/// How many entries a path would read, as far as it is worth knowing.
+fn measure(view: &View, access: &IndexAccess) -> usize {
+    const ENOUGH: usize = 64;
+    let entries = access.ranges.iter().flat_map(|range| Entries::new(view, range, Direction::Forward));
+    entries.take(ENOUGH).count()
+}
+
 fn explained(access: &Access) -> Explanation {
     let (index, ordered_by_index) = match access {
         Access::Ids(_) => (vec!["objectId".into()], false),
-        Access::Index(access) => (access.index.field_names(), access.order.is_some()),
+        Access::Index(access) => (access.fields.clone(), access.order.is_some()),
         Access::Scan => (Vec::new(), false),
     };
     Explanation { index, ordered_by_index, examined: 0, returned: 0 }
@@ -121,7 +128,10 @@ impl<'a> Run<'a> {
     /// Runs to the end. False if the path gave up.
     fn finish(&mut self) -> Result<bool, Unavailable> {
         let outcome = match self.advance(INLINE_STEPS)? {
-            Outcome::Paused => aside(|| self.advance(u64::MAX))?,
+            Outcome::Paused => {
+                metrics::counter!("tidings_store_long_reads_total").increment(1);
+                aside(|| self.advance(u64::MAX))?
+            }
             outcome => outcome,
         };
         Ok(matches!(outcome, Outcome::Done))
@@ -209,8 +219,7 @@ impl Source {
                     Self::Collect { ranges: Ranges::new(access), collected: Vec::new(), sorted: false }
                 }
                 None => {
-                    // An object has several entries only with several elements, and meets them only in several ranges.
-                    let repeats = access.index.shape.kind.is_multiple() && access.ranges.len() > 1;
+                    let repeats = access.repeats;
                     Self::Any { ranges: Ranges::new(access), seen: repeats.then(FxHashSet::default) }
                 }
             },
@@ -276,9 +285,9 @@ impl Ranges {
     fn next(&mut self, view: &View) -> Result<Option<Entry>, Unavailable> {
         loop {
             if let Some(open) = &mut self.open
-                && let Some(entry) = open.next()?
+                && let Some(entry) = open.next()
             {
-                return Ok(Some(entry));
+                return entry.map(Some);
             }
             let Some(range) = self.access.ranges.get(self.next) else { return Ok(None) };
             self.next += 1;

@@ -11,10 +11,11 @@ use super::scan::Rows;
 use super::view::{Row, View, unavailable};
 use crate::changes::{Change, Committed, Cursor, ObjectChange, Position};
 use crate::schema::{ClassSchema, SchemaEdit};
-use crate::storage::{Action, Guard, Unique, Write, WriteError, Written};
+use crate::storage::{Action, Guard, Unavailable, Unique, Write, WriteError, Written};
 use fjall::Readable;
 use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use tidings_protocol::matches::Matcher;
 use tidings_protocol::{Access, ClassName, Code, Error, Object, ObjectId, Value};
@@ -123,7 +124,9 @@ impl Group {
     fn atomically<T>(&mut self, stage: impl FnOnce(&mut Self) -> Result<T, WriteError>) -> Result<T, WriteError> {
         self.undo.clear();
         let (records, position, log_bytes, bytes) = (self.records.len(), self.position, self.log_bytes, self.bytes);
-        let result = stage(self);
+        // A bug that shows with one write must not end the thread that makes all of them.
+        let staged = catch_unwind(AssertUnwindSafe(|| stage(self)));
+        let result = staged.unwrap_or_else(|_| Err(Unavailable("a write made the store panic".to_owned()).into()));
         if result.is_err() {
             self.records.truncate(records);
             self.changes.truncate(records);
@@ -185,7 +188,11 @@ impl Group {
                 after.updated_at = at.max(before.updated_at);
                 self.put(&write.class, &class, sequence, Some(before), Some(Arc::new(after)))
             }
-            Action::Delete => {
+            Action::DeleteIfPresent if self.row(&class, &write.id)?.is_none() => {
+                let cursor = Cursor { timeline: self.view.files.timeline.clone(), position: self.position };
+                Ok(Written { cursor, before: None, after: None })
+            }
+            Action::Delete | Action::DeleteIfPresent => {
                 let (sequence, before) = self.guarded(&class, &write.id, &write.guard)?;
                 self.put(&write.class, &class, sequence, Some(before), None)
             }
@@ -343,6 +350,9 @@ impl Group {
             return Err(WriteError::NotFound);
         };
         let staged = match &after {
+            Some(object) if rows::is_too_deep(object) => {
+                return Err(Error::invalid_json("The object nests too deeply.").into());
+            }
             Some(object) => {
                 let bytes = rows::encode(object, position);
                 if bytes.len() > self.limits.object_bytes {

@@ -3,10 +3,10 @@
 //! Every index is sparse: an object whose first component is missing or null has no entry. Nobody asks for those by
 //! index, and most columns of most classes are empty in many objects.
 
-use super::keys::{EntryValue, IndexId, MAX_ID, Sequence};
+use super::keys::{self, EntryValue, IndexId, MAX_ID, Sequence};
 use crate::schema::{ClassSchema, FieldType, IndexField};
 use compact_str::CompactString;
-use tidings_protocol::order::write_key;
+use tidings_protocol::order::{write_key, write_text};
 use tidings_protocol::{ClassName, Object, Value};
 
 /// A component is cut behind this many bytes: a text of a megabyte is found by its beginning.
@@ -112,15 +112,23 @@ impl Index {
 
     /// What every key of this index begins with.
     pub(super) fn prefix(&self) -> Vec<u8> {
-        self.id.to_be_bytes().to_vec()
+        keys::index(self.id)
     }
 
     /// Appends a value as it stands in the keys of this index. True if it had to be cut.
+    ///
+    /// Of a pointer it is the id: a column's pointers are all to one class, and whoever reads entries compares the
+    /// objects themselves.
     pub(super) fn write_component(&self, at: usize, value: &Value, out: &mut Vec<u8>) -> bool {
         let start = out.len();
         match value {
             Value::String(text) if self.shape.kind == Kind::Folded => {
                 write_key(&Value::from(text.to_lowercase().as_str()), out);
+            }
+            Value::Pointer(pointer) => {
+                write_key(value, out);
+                out.truncate(start + 1);
+                write_text(&pointer.id, out);
             }
             _ => write_key(value, out),
         }
@@ -148,9 +156,10 @@ impl Index {
             tail_cut |= self.write_component(at, value, &mut tail);
         }
         debug_assert!(object.id.len() <= MAX_ID);
+        let prefix = self.prefix();
         let entry = |value: &Value| {
             let mut key = Vec::with_capacity(32 + tail.len() + object.id.len());
-            key.extend_from_slice(&self.id.to_be_bytes());
+            key.extend_from_slice(&prefix);
             let cut = self.write_component(0, value, &mut key) | tail_cut;
             key.extend_from_slice(&tail);
             key.extend_from_slice(object.id.as_bytes());

@@ -39,6 +39,16 @@ pub(super) fn id(class: ClassId, id: &str) -> Vec<u8> {
     key
 }
 
+/// What all keys of an index begin with. Short for the indexes of the first classes, because keys of up to 20 bytes are
+/// kept and compared without a pointer to follow: those of a timestamp and a usual id are just that long.
+pub(super) fn index(index: IndexId) -> Vec<u8> {
+    const LONG: u8 = 0xf0;
+    match u8::try_from(index) {
+        Ok(short) if short < LONG => vec![short],
+        _ => [&[LONG], index.to_be_bytes().as_slice()].concat(),
+    }
+}
+
 pub(super) fn change(position: Position) -> [u8; 8] {
     position.to_be_bytes()
 }
@@ -89,6 +99,14 @@ mod tests {
         assert_eq!(after_prefix(b"ab"), Some(b"ac".to_vec()));
         assert_eq!(after_prefix(&[1, 0xff, 0xff]), Some(vec![2]));
         assert_eq!(after_prefix(&[0xff]), None);
+    }
+
+    #[test]
+    fn no_index_begins_like_another() {
+        let numbers = [1, 0xef, 0xf0, 0xff, 0x100, 0xf0_0000, u32::MAX];
+        for pair in numbers.windows(2) {
+            assert!(index(pair[0]) < index(pair[1]) && !index(pair[1]).starts_with(&index(pair[0])));
+        }
     }
 
     #[test]

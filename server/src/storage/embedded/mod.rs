@@ -1,11 +1,11 @@
 //! The store of one machine: objects on an LSM tree ([`fjall`]), written by one thread, read by everybody.
 //!
-//! **Writing.** [`writer`] takes all commits that wait, applies each to the row as it is ([`group`]), makes them one
-//! durable batch with their change records, publishes the new state and answers. **Reading.** A [`view`] is one
-//! published state; [`planner`] finds the way to what a selection asks for, [`find`] goes it, [`scan`] reads along it,
-//! and [`cache`] keeps decoded objects. **On disk.** [`keys`] has the layout, [`rows`] and [`log`] the values,
-//! [`catalog`] the classes and [`indexes`] their indexes; [`chores`] builds and cleans up in the background.
-//! [`open`] refuses a store that lost what [`high_water`] says it had.
+//! **Writing.** `writer` takes all commits that wait, applies each to the row as it is (`group`), makes them one
+//! durable batch with their change records, publishes the new state and answers. **Reading.** A `view` is one
+//! published state; `planner` finds the way to what a selection asks for, `find` goes it, `scan` reads along it,
+//! and `cache` keeps decoded objects. **On disk.** `keys` has the layout, `rows` and `log` the values,
+//! `catalog` the classes and `indexes` their indexes; `chores` builds and cleans up in the background.
+//! `open` refuses a store that lost what `high_water` says it had.
 
 mod cache;
 mod catalog;
@@ -130,6 +130,7 @@ impl Shared {
     /// Stops all writing after a failure that leaves open what is on disk. Reads go on.
     fn stop(&self, error: &fjall::Error) -> Unavailable {
         tracing::error!(%error, "writing to the store failed; writes are refused until the server is restarted");
+        metrics::gauge!("tidings_store_stopped").set(1.0);
         let why = Unavailable(format!("writing to the store failed: {error}"));
         self.stopped.get_or_init(|| why).clone()
     }
@@ -180,6 +181,7 @@ impl Embedded {
         let waiting = self.shared.waiting.fetch_add(1, Ordering::Relaxed);
         if waiting >= self.shared.options.waiting_commits {
             self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+            metrics::counter!("tidings_store_commits_refused_total").increment(1);
             let why = Unavailable("too many commits are waiting".to_owned());
             return Box::pin(std::future::ready(Err(why.into())));
         }

@@ -8,7 +8,7 @@ use super::indexes::{Index, Kind};
 use super::keys::after_prefix;
 use crate::schema::FieldType;
 use crate::storage::Selection;
-use std::sync::Arc;
+use compact_str::CompactString;
 use tidings_protocol::order::key;
 use tidings_protocol::query::{Constraint, Order};
 use tidings_protocol::{ObjectId, Predicate, Value};
@@ -29,11 +29,13 @@ pub(super) enum Access {
 
 #[derive(Debug)]
 pub(super) struct IndexAccess {
-    pub(super) index: Arc<Index>,
-    /// Without overlaps.
+    /// The fields of the index; of several, all of theirs.
+    pub(super) fields: Vec<CompactString>,
     pub(super) ranges: Vec<Range>,
     /// Set if reading each range in this direction gives the order of the selection.
     pub(super) order: Option<Direction>,
+    /// Whether different ranges may name the same object.
+    pub(super) repeats: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,17 +52,57 @@ pub(super) struct Range {
     pub(super) fixed: usize,
 }
 
-pub(super) fn plan(class: &ClassState, selection: &Selection) -> Access {
+/// The path to take. Where several indexes promise the same, `measure` tells how many entries each would read, up to
+/// some number.
+pub(super) fn plan(class: &ClassState, selection: &Selection, measure: impl Fn(&IndexAccess) -> usize) -> Access {
     let mut clauses = Vec::new();
     conjuncts(&selection.predicate, &mut clauses);
     if let Some(ids) = ids(&clauses) {
         return Access::Ids(ids);
     }
-    let candidates = class.indexes.iter().filter(|index| index.building.is_none());
-    let paths = candidates.filter_map(|index| through(index, class, &clauses, &selection.order));
-    match paths.max_by_key(|(worth, _)| *worth) {
-        Some((_, access)) => Access::Index(access),
+    let mut best = best_paths(class, &clauses, &selection.order);
+    if best.len() > 1 {
+        best.sort_by_cached_key(|access| measure(access));
+    }
+    match best.into_iter().next().or_else(|| union(class, &selection.predicate)) {
+        Some(access) => Access::Index(access),
         None => Access::Scan,
+    }
+}
+
+/// The paths through single indexes that are worth most.
+fn best_paths(class: &ClassState, clauses: &[Clause], order: &[Order]) -> Vec<IndexAccess> {
+    let mut most = 0;
+    let mut best = Vec::new();
+    for index in class.indexes.iter().filter(|index| index.building.is_none()) {
+        let Some((worth, access)) = through(index, class, clauses, order) else { continue };
+        if worth > most {
+            best.clear();
+            most = worth;
+        }
+        if worth == most {
+            best.push(access);
+        }
+    }
+    best
+}
+
+/// `$or`, where an index helps with each of its branches.
+fn union(class: &ClassState, predicate: &Predicate) -> Option<IndexAccess> {
+    match predicate {
+        Predicate::And(parts) => parts.iter().find_map(|part| union(class, part)),
+        Predicate::Or(branches) => {
+            let mut all = IndexAccess { fields: Vec::new(), ranges: Vec::new(), order: None, repeats: true };
+            for branch in branches {
+                let mut clauses = Vec::new();
+                conjuncts(branch, &mut clauses);
+                let access = best_paths(class, &clauses, &[]).into_iter().next().or_else(|| union(class, branch))?;
+                all.ranges.extend(access.ranges);
+                all.fields.extend(access.fields);
+            }
+            (!all.ranges.is_empty() && all.ranges.len() <= MAX_RANGES).then_some(all)
+        }
+        Predicate::Nor(_) | Predicate::Field { .. } => None,
     }
 }
 
@@ -84,7 +126,7 @@ fn ids(clauses: &[Clause]) -> Option<Vec<ObjectId>> {
 }
 
 /// The path through one index, and how much it narrows. `None` if it does not help.
-fn through(index: &Arc<Index>, class: &ClassState, clauses: &[Clause], order: &[Order]) -> Option<(u32, IndexAccess)> {
+fn through(index: &Index, class: &ClassState, clauses: &[Clause], order: &[Order]) -> Option<(u32, IndexAccess)> {
     let fields = &index.shape.fields;
     // Behind a column of arrays, entries say nothing certain.
     let usable = 1 + fields.iter().skip(1).take_while(|field| !class.is_array(&field.name)).count();
@@ -135,7 +177,9 @@ fn through(index: &Arc<Index>, class: &ClassState, clauses: &[Clause], order: &[
     }
     // Of two that are worth the same, the one with fewer fields has the smaller keys.
     let worth = worth * 8 + (8 - fields.len().min(8)) as u32;
-    Some((worth, IndexAccess { index: index.clone(), ranges, order }))
+    // An object has several entries only with several elements, and meets them only in several ranges.
+    let repeats = index.shape.kind.is_multiple() && ranges.len() > 1;
+    Some((worth, IndexAccess { fields: index.field_names(), ranges, order, repeats }))
 }
 
 /// The components at which a constraint pins this place of an index. `None` if it does not.
@@ -203,7 +247,10 @@ fn bounds<'a>(index: &Index, at: usize, limits: impl Iterator<Item = &'a Constra
         };
         // Only values of the operand's own type compare with it, and all of those begin with the same byte.
         let kind = *key(operand).first()?;
-        if matches!(operand, Value::Null | Value::Array(_)) || *first_type.get_or_insert(kind) != kind {
+        // An entry does not have the class of a pointer, by which pointers compare first.
+        if matches!(operand, Value::Null | Value::Array(_) | Value::Pointer(_))
+            || *first_type.get_or_insert(kind) != kind
+        {
             continue;
         }
         let kind = [if descending { !kind } else { kind }];
@@ -306,11 +353,11 @@ mod tests {
         let order = if order.is_empty() { Vec::new() } else { Order::parse(&Value::from(order)).unwrap() };
         let selection =
             Selection { predicate, order, ..Selection::all(ClassName::from_trusted("Message"), Principals::MASTER) };
-        match plan(&class(), &selection) {
+        match plan(&class(), &selection, |access| access.ranges.len()) {
             Access::Ids(ids) => format!("ids {}", ids.len()),
             Access::Scan => "scan".into(),
             Access::Index(access) => {
-                let fields = access.index.field_names().join(",");
+                let fields = access.fields.join(",");
                 let order = access.order.map_or("-".into(), |direction| format!("{direction:?}"));
                 format!("{fields} {} {order}", access.ranges.len())
             }
@@ -346,7 +393,10 @@ mod tests {
             (r#"{"level":{"$gt":3}}"#, "-level,score", "level,score 1 Backward"),
             (r#"{"level":{"$gt":3}}"#, "level", "level,score 1 -"),
             (r#"{"score":3}"#, "", "scan"),
-            (r#"{"$or":[{"level":3},{"level":4}]}"#, "", "scan"),
+            (r#"{"$or":[{"level":3},{"level":{"$gt":4}}]}"#, "", "level,score,level,score 2 -"),
+            (r#"{"$or":[{"level":3},{"readers":$C}],"text":"x"}"#, "text", "level,score,readers 2 -"),
+            (r#"{"$or":[{"level":3},{"score":4}]}"#, "", "scan"),
+            (r#"{"$nor":[{"level":3}]}"#, "", "scan"),
         ] {
             assert_eq!(planned(filter, order), expected, "{filter} {order}");
         }

@@ -95,7 +95,7 @@ impl Entries {
         Self { iter, direction, run: VecDeque::new(), ahead: None, fixed: range.fixed }
     }
 
-    pub(super) fn next(&mut self) -> Result<Option<Entry>, Unavailable> {
+    fn read(&mut self) -> Result<Option<Entry>, Unavailable> {
         if self.direction == Direction::Forward {
             return self.iter.next().map(Entry::read).transpose();
         }
@@ -123,6 +123,14 @@ impl Entries {
     }
 }
 
+impl Iterator for Entries {
+    type Item = Result<Entry, Unavailable>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.read().transpose()
+    }
+}
+
 /// The entries of all ranges of a path in the order of the path.
 pub(super) struct Merged {
     streams: Vec<(Entries, Entry)>,
@@ -134,7 +142,7 @@ impl Merged {
         let mut streams = Vec::with_capacity(access.ranges.len());
         for range in &access.ranges {
             let mut entries = Entries::new(view, range, direction);
-            if let Some(first) = entries.next()? {
+            if let Some(first) = entries.next().transpose()? {
                 streams.push((entries, first));
             }
         }
@@ -156,7 +164,7 @@ impl Merged {
             }),
         };
         let (entries, current) = &mut self.streams[first];
-        Ok(Some(match entries.next()? {
+        Ok(Some(match entries.next().transpose()? {
             Some(next) => std::mem::replace(current, next),
             None => self.streams.swap_remove(first).1,
         }))

@@ -174,7 +174,9 @@ async fn a_newer_format_is_not_opened() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn child_that_writes_until_it_is_killed() {
     let Some(folder) = std::env::var_os("TIDINGS_TEST_CHILD_STORE") else { return };
-    let store = open(Path::new(&folder));
+    // Small, so that files are written and merged all the time.
+    let options = EmbeddedOptions { memtable_bytes: 128 << 10, ..EmbeddedOptions::default() };
+    let store = Embedded::open(Path::new(&folder), options).unwrap();
     let first = store.snapshot().await.unwrap().cursor().position;
     let writers = (0..16).map(|writer| {
         let store = store.clone();

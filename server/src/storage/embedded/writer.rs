@@ -15,7 +15,7 @@ use fjall::{OwnedWriteBatch, PersistMode};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
 
 /// A group is closed at this many commits: later ones wait for the next, so that the first do not wait for all.
@@ -190,9 +190,12 @@ impl Writer {
                 None => batch.remove(&keyspaces.meta, key.as_slice()),
             }
         }
+        let started = Instant::now();
         if let Err(error) = batch.commit() {
             return Err(self.shared.stop(&error));
         }
+        metrics::histogram!("tidings_store_group_seconds").record(started.elapsed().as_secs_f64());
+        metrics::histogram!("tidings_store_group_changes").record(group.records.len() as f64);
         self.numbers = group.numbers;
         self.log_bytes = group.log_bytes;
         for ((class, _), row) in &group.rows {

@@ -1,0 +1,77 @@
+//! What every text begins with that a regular expression matches.
+
+use tidings_protocol::query::Regex;
+
+/// The literal text behind the `^` of an expression; `None` if it promises none.
+///
+/// Parse's `startsWith` sends `^\Q…\E`. Anything that is not plainly literal ends the prefix; a prefix may be shorter
+/// than it could be, never longer.
+pub(super) fn literal_prefix(regex: &Regex) -> Option<String> {
+    // Options change what `^` and letters mean; alternatives may lie beside the `^`.
+    if !regex.options.is_empty() || regex.pattern.contains('|') {
+        return None;
+    }
+    let mut rest = regex.pattern.strip_prefix('^')?;
+    let mut prefix = String::new();
+    while let Some(letter) = rest.chars().next() {
+        let (literal, length) = match letter {
+            '\\' if rest.starts_with("\\Q") => {
+                let quoted = &rest[2..];
+                let end = quoted.find("\\E").unwrap_or(quoted.len());
+                prefix.push_str(&quoted[..end]);
+                rest = quoted[end..].strip_prefix("\\E").unwrap_or_default();
+                if is_repeated(rest) {
+                    prefix.pop();
+                    break;
+                }
+                continue;
+            }
+            '\\' => match rest[1..].chars().next() {
+                Some(escaped) if escaped.is_ascii_punctuation() => (escaped, 2),
+                _ => break,
+            },
+            '.' | '^' | '$' | '*' | '+' | '?' | '(' | ')' | '[' | ']' | '{' | '}' => break,
+            other => (other, other.len_utf8()),
+        };
+        rest = &rest[length..];
+        // `ab?` promises only the `a`.
+        if is_repeated(rest) {
+            break;
+        }
+        prefix.push(literal);
+    }
+    (!prefix.is_empty()).then_some(prefix)
+}
+
+fn is_repeated(rest: &str) -> bool {
+    rest.starts_with(['*', '?', '{', '+'])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes() {
+        for (pattern, prefix) in [
+            ("^abc", Some("abc")),
+            (r"^\Qa.b\E", Some("a.b")),
+            (r"^\Qa.b\Ec.*d", Some("a.bc")),
+            (r"^\Qab", Some("ab")),
+            (r"^\Qab\E*", Some("a")),
+            (r"^a\.b\d", Some("a.b")),
+            ("^ab?c", Some("a")),
+            ("^ab{0,3}", Some("a")),
+            ("^ü+", None),
+            ("^(abc)", None),
+            ("abc", None),
+            ("^ab|c", None),
+            (r"^\Q\E", None),
+            ("^", None),
+        ] {
+            let regex = Regex { pattern: pattern.into(), options: "".into() };
+            assert_eq!(literal_prefix(&regex).as_deref(), prefix, "{pattern}");
+        }
+        assert_eq!(literal_prefix(&Regex { pattern: "^abc".into(), options: "i".into() }), None);
+    }
+}

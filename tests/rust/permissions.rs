@@ -220,7 +220,8 @@ async fn permissions_hold_inside_a_batch_and_for_what_is_included() {
     let stage = Stage::with(json!({"find": {"*": true}, "create": {"*": true}})).await;
     let id = stage.nobody.create(&stage.class, json!({"n": 1})).await;
     let part = |method: &str, path: &str| json!({"method": method, "path": format!("/parse{path}"), "body": {"n": 2}});
-    let requests = json!([part("PUT", &stage.place(&id)), part("POST", &stage.places()), part("DELETE", &stage.place(&id))]);
+    let requests =
+        json!([part("PUT", &stage.place(&id)), part("POST", &stage.places()), part("DELETE", &stage.place(&id))]);
     let results = stage.alice.post("/batch", json!({"requests": requests})).await.ok();
     assert_eq!((&results[0]["error"]["code"], &results[2]["error"]["code"]), (&json!(119), &json!(119)), "{results}");
     assert!(results[1]["success"]["objectId"].is_string(), "{results}");
@@ -265,7 +266,11 @@ async fn protected_fields_are_shown_to_nobody_of_the_group() {
         json!({"pin.0": "1"}),
     ] {
         stage.alice.query(&stage.class, &[("where", &filter.to_string())]).await.refused(400, 119);
-        stage.alice.query(&stage.class, &[("where", &filter.to_string()), ("limit", "0"), ("count", "1")]).await.refused(400, 119);
+        stage
+            .alice
+            .query(&stage.class, &[("where", &filter.to_string()), ("limit", "0"), ("count", "1")])
+            .await
+            .refused(400, 119);
     }
     for order in ["pin", "-pin", "open,pin"] {
         stage.alice.query(&stage.class, &[("order", order)]).await.refused(400, 119);

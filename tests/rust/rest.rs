@@ -70,7 +70,9 @@ async fn what_a_client_must_not_set_is_ignored_or_refused() {
     let server = Server::shared();
     let (nobody, class) = (server.nobody(), fresh("Note"));
     let path = format!("/classes/{class}");
-    for ignored in [json!({"objectId": null}), json!({"objectId": ""}), json!({"createdAt": date("2001-01-01T00:00:00Z")})] {
+    for ignored in
+        [json!({"objectId": null}), json!({"objectId": ""}), json!({"createdAt": date("2001-01-01T00:00:00Z")})]
+    {
         let created = nobody.post(&path, ignored.clone()).await.created();
         assert!(!created["createdAt"].as_str().unwrap().starts_with("2001"), "{ignored}");
     }
@@ -165,7 +167,9 @@ async fn what_is_not_there_is_404_101() {
     let (nobody, class) = (server.nobody(), fresh("Note"));
     let id = nobody.create(&class, json!({})).await;
     nobody.destroy(&class, &id).await;
-    for path in [format!("/classes/{class}/{id}"), format!("/classes/{class}/none"), format!("/classes/{}/x", fresh("No"))] {
+    for path in
+        [format!("/classes/{class}/{id}"), format!("/classes/{class}/none"), format!("/classes/{}/x", fresh("No"))]
+    {
         nobody.get(&path).await.refused(404, 101);
         nobody.put(&path, json!({"n": 1})).await.refused(404, 101);
         nobody.delete(&path).await.refused(404, 101);
@@ -253,9 +257,20 @@ async fn every_answer_lets_browsers_in() {
     assert_eq!(preflight.header("access-control-allow-methods"), Some("GET,PUT,POST,DELETE,OPTIONS"));
     let allowed = preflight.header("access-control-allow-headers").unwrap().to_lowercase();
     for name in [
-        "X-Parse-Master-Key", "X-Parse-REST-API-Key", "X-Parse-Javascript-Key", "X-Parse-Application-Id", "X-Parse-Client-Version",
-        "X-Parse-Session-Token", "X-Requested-With", "X-Parse-Revocable-Session", "X-Parse-Request-Id", "Content-Type", "Pragma",
-        "Cache-Control", "X-Parse-Installation-Id", "X-Parse-Cloud-Context",
+        "X-Parse-Master-Key",
+        "X-Parse-REST-API-Key",
+        "X-Parse-Javascript-Key",
+        "X-Parse-Application-Id",
+        "X-Parse-Client-Version",
+        "X-Parse-Session-Token",
+        "X-Requested-With",
+        "X-Parse-Revocable-Session",
+        "X-Parse-Request-Id",
+        "Content-Type",
+        "Pragma",
+        "Cache-Control",
+        "X-Parse-Installation-Id",
+        "X-Parse-Cloud-Context",
     ] {
         assert!(allowed.contains(&name.to_lowercase()), "{name}");
     }
@@ -369,7 +384,10 @@ async fn limit_skip_order_and_count() {
     assert_eq!(find(&[("order", "nothing"), ("limit", "1")]).await.0.len(), 1, "an unknown field sorts nothing");
     assert_eq!(find(&[("limit", "0")]).await, (vec![], None));
     assert_eq!(find(&[("limit", "0"), ("count", "1")]).await, (vec![], Some(120)));
-    assert_eq!(find(&[("limit", "2"), ("skip", "5"), ("count", "true"), ("where", r#"{"even":true}"#)]).await.1, Some(60));
+    assert_eq!(
+        find(&[("limit", "2"), ("skip", "5"), ("count", "true"), ("where", r#"{"even":true}"#)]).await.1,
+        Some(60)
+    );
     assert_eq!(find(&[("limit", "2"), ("count", "0")]).await.1, None);
     assert_eq!(find(&[("limit", "-1")]).await.0.len(), 1, "its absolute value");
     assert_eq!(find(&[("limit", "abc")]).await.0.len(), 120, "no limit");
@@ -624,8 +642,19 @@ async fn the_first_write_of_a_column_fixes_its_type() {
     let schema = master.get(&format!("/schemas/{class}")).await.ok();
     assert_eq!(schema["className"], class);
     for (name, expected) in [
-        ("n", "Number"), ("s", "String"), ("b", "Boolean"), ("d", "Date"), ("a", "Array"), ("o", "Object"), ("g", "GeoPoint"),
-        ("inc", "Number"), ("add", "Array"), ("objectId", "String"), ("createdAt", "Date"), ("updatedAt", "Date"), ("ACL", "ACL"),
+        ("n", "Number"),
+        ("s", "String"),
+        ("b", "Boolean"),
+        ("d", "Date"),
+        ("a", "Array"),
+        ("o", "Object"),
+        ("g", "GeoPoint"),
+        ("inc", "Number"),
+        ("add", "Array"),
+        ("objectId", "String"),
+        ("createdAt", "Date"),
+        ("updatedAt", "Date"),
+        ("ACL", "ACL"),
     ] {
         assert_eq!(schema["fields"][name]["type"], expected, "{name}");
     }
@@ -659,7 +688,11 @@ async fn a_schema_is_made_changed_and_removed() {
     assert_eq!((changed["fields"].get("n"), &changed["fields"]["s"]["type"]), (None, &json!("String")));
     assert_eq!((changed["indexes"].get("by_n"), &changed["indexes"]["by_s"]), (None, &json!({"s": -1})));
     let permissions = &changed["classLevelPermissions"];
-    assert_eq!((&permissions["find"], &permissions["create"]), (&json!({"*": true}), &json!({})), "what is not said is closed");
+    assert_eq!(
+        (&permissions["find"], &permissions["create"]),
+        (&json!({"*": true}), &json!({})),
+        "what is not said is closed"
+    );
     assert_eq!(master.get(&place).await.ok(), changed);
     let all = master.get("/schemas").await.ok();
     let names: Vec<_> = all["results"].as_array().unwrap().iter().map(|schema| &schema["className"]).collect();

@@ -34,7 +34,10 @@ async fn a_sign_up_gives_an_id_and_a_session() {
 
     let alice = server.nobody().session(&id_of(&signed_up), token);
     let me = alice.get("/users/me").await.ok();
-    assert_eq!((&me["username"], &me["email"], &me["nick"]), (&json!("alice"), &json!("alice@example.org"), &json!("Al")));
+    assert_eq!(
+        (&me["username"], &me["email"], &me["nick"]),
+        (&json!("alice"), &json!("alice@example.org"), &json!("Al"))
+    );
     assert_eq!((&me["sessionToken"], &me["objectId"]), (&json!(token), &signed_up["objectId"]));
     let rights = json!({alice.id(): {"read": true, "write": true}});
     assert_eq!(me["ACL"], rights, "users are their own");
@@ -68,7 +71,11 @@ async fn users_are_private_and_their_address_is_hidden() {
     // What is said about rights is kept, and users keep their own.
     alice.put(&place, json!({"ACL": {"*": {"read": true}}})).await.ok();
     let seen = bob.get(&place).await.ok();
-    assert_eq!((&seen["username"], seen.get("email"), seen.get("sessionToken")), (&json!(alice.name), None, None), "{seen}");
+    assert_eq!(
+        (&seen["username"], seen.get("email"), seen.get("sessionToken")),
+        (&json!(alice.name), None, None),
+        "{seen}"
+    );
     assert_eq!(seen["ACL"], json!({"*": {"read": true}, alice.id(): {"read": true, "write": true}}));
     let found = bob.find("_User", json!({"objectId": alice.id()})).await;
     assert!(found[0].get("email").is_none() && found[0].get("authData").is_none(), "{found:?}");
@@ -85,7 +92,11 @@ async fn a_log_in_shows_users_themselves() {
     let nobody = server.nobody();
     let by_name = json!({"username": alice.name, "password": "secret"});
     let address = format!("{}@example.org", alice.name);
-    for body in [by_name.clone(), json!({"email": address, "password": "secret"}), json!({"username": address, "password": "secret"})] {
+    for body in [
+        by_name.clone(),
+        json!({"email": address, "password": "secret"}),
+        json!({"username": address, "password": "secret"}),
+    ] {
         let user = nobody.post("/login", body.clone()).await.ok();
         assert_eq!((&user["username"], &user["email"]), (&json!(alice.name), &json!(address)), "{body}");
         assert!(user["sessionToken"].as_str().unwrap().starts_with("r:") && user.get("password").is_none(), "{user}");
@@ -163,7 +174,8 @@ async fn a_deleted_user_is_logged_in_nowhere() {
 async fn users_change_themselves_and_nobody_else() {
     let server = plain_server();
     let (alice, bob) = (server.sign_up("alice").await, server.sign_up("bob").await);
-    let changed = alice.put(&format!("/classes/_User/{}", alice.id()), json!({"nick": "Al", "username": alice.name})).await.ok();
+    let changed =
+        alice.put(&format!("/classes/_User/{}", alice.id()), json!({"nick": "Al", "username": alice.name})).await.ok();
     assert_eq!(members(&changed), ["updatedAt"], "the own name is not taken");
     alice.put(&format!("/users/{}", bob.id()), json!({"nick": "B"})).await.refused(400, 206);
     // Not even where the ACL would let them: Parse's rule for users goes first.
@@ -218,7 +230,10 @@ async fn sessions_are_objects_of_their_user() {
     let mine = alice.get("/sessions/me").await.ok();
     assert_eq!(mine["user"], alice.pointer());
     assert_eq!((&mine["sessionToken"], mine.get("ACL")), (&json!(alice.token()), None), "{mine}");
-    assert_eq!((&mine["createdWith"]["action"], &mine["createdWith"]["authProvider"]), (&json!("signup"), &json!("password")));
+    assert_eq!(
+        (&mine["createdWith"]["action"], &mine["createdWith"]["authProvider"]),
+        (&json!("signup"), &json!("password"))
+    );
     assert_eq!(mine["expiresAt"]["__type"], "Date", "{mine}");
 
     let all = alice.get("/sessions").await.ok();
@@ -276,9 +291,14 @@ async fn sessions_and_users_outlive_a_restart() {
     gone.post("/logout", json!({})).await.ok();
     server.kill();
     server.start_again();
+    let (alice, gone) = (alice.reconnected(), gone.reconnected());
     assert!(is_logged_in(&alice).await && !is_logged_in(&gone).await);
     log_in(&server.nobody(), &alice.name, "secret").await;
-    server.nobody().post("/users", json!({"username": alice.name.to_uppercase(), "password": "x"})).await.refused(400, 202);
+    server
+        .nobody()
+        .post("/users", json!({"username": alice.name.to_uppercase(), "password": "x"}))
+        .await
+        .refused(400, 202);
 }
 
 #[tokio::test]

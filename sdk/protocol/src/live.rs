@@ -141,13 +141,13 @@ fn read_subscribe(query: &Map, session_token: Option<CompactString>, request_id:
     let predicate = query.get("where").and_then(Value::as_object).ok_or_else(|| refuse("query needs a where"))?;
     let names = |name: &str| match query.get(name) {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::Array(items)) if !items.is_empty() => items
-            .iter()
-            .map(|item| item.as_str().map(CompactString::from))
-            .collect::<Option<Vec<_>>>()
-            .map(Some)
-            .ok_or_else(|| refuse("keys and watch must list field names")),
-        Some(_) => Err(refuse("keys and watch must list field names")),
+        Some(Value::Array(items)) if !items.is_empty() => {
+            let names: Option<Vec<CompactString>> = items.iter().map(|item| Some(item.as_str()?.into())).collect();
+            let unique = |names: &Vec<CompactString>| (1..names.len()).all(|at| !names[..at].contains(&names[at]));
+            let names = names.filter(unique);
+            names.map(Some).ok_or_else(|| refuse("keys and watch must list field names, each once"))
+        }
+        Some(_) => Err(refuse("keys and watch must list field names, each once")),
     };
     Ok(Subscribe {
         class: ClassName::parse(class).map_err(invalid)?,
@@ -294,6 +294,7 @@ mod tests {
             (r#"{"op":"subscribe","requestId":1,"query":{"className":"A"}}"#, 1, Some(1)),
             (r#"{"op":"subscribe","requestId":1,"query":{"className":"A","where":{},"keys":[]}}"#, 1, Some(1)),
             (r#"{"op":"subscribe","requestId":1,"query":{"className":"A","where":{},"keys":[1]}}"#, 1, Some(1)),
+            (r#"{"op":"subscribe","requestId":1,"query":{"className":"A","where":{},"keys":["a","a"]}}"#, 1, Some(1)),
             (r#"{"op":"subscribe","requestId":1,"query":{"className":"1","where":{}}}"#, 103, Some(1)),
             (r#"{"op":"subscribe","requestId":1,"query":{"className":"A","where":{"a":{"$foo":1}}}}"#, 107, Some(1)),
             (

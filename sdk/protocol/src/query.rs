@@ -269,7 +269,7 @@ impl Order {
             Value::Array(items) => {
                 items.iter().map(|item| item.as_str().unwrap_or_default()).collect::<Vec<_>>().join(",").into()
             }
-            _ => return Err(Error::invalid_query("order must list field names.")),
+            _ => return Err(Error::invalid_key_name("order must list field names.")),
         };
         text.split(',')
             .map(|name| {

@@ -567,7 +567,12 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
                 return Err(self.fail(Error::invalid_key_name(format!("Prohibited keyword in request data: {name}."))));
             }
             typed |= name == "__type";
-            pairs.push((name, fields.next_value_seed(ValueSeed { ..inner })?));
+            let value = fields.next_value_seed(ValueSeed { ..inner })?;
+            if name == "_bsontype" && value.as_str() == Some("Code") {
+                let message = "Prohibited keyword in request data: _bsontype.";
+                return Err(self.fail(Error::invalid_key_name(message)));
+            }
+            pairs.push((name, value));
         }
         let map = Map::from_pairs(pairs);
         if typed { typed_value(map).map_err(|error| self.fail(error)) } else { Ok(Value::Object(map)) }

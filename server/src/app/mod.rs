@@ -30,6 +30,9 @@ type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 /// How often scripts are looked at for changes.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How often expired sessions are looked for: their live subscriptions end within a second.
+const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
+
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 4_096;
 
@@ -121,6 +124,7 @@ impl App {
             let hooks = self.hooks.clone();
             async move { hooks.watch(RELOAD_INTERVAL).await }
         });
+        let expiring = tokio::spawn(end_expired_sessions(self.objects.clone()));
         let live = net::Live {
             live: self.live.clone(),
             gate: Arc::new(gate::ObjectsGate(self.objects.clone())),
@@ -129,12 +133,24 @@ impl App {
         };
         net::serve(listener, self.api.clone(), live, net_limits(&self.config), shutdown).await;
         watching.abort();
+        expiring.abort();
         self.live.stop();
         let hooks = self.hooks.clone();
         let _ = tokio::task::spawn_blocking(move || hooks.close()).await;
         self.storage.close().await;
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+/// Sessions end when their time is over, and not only when somebody presents them.
+async fn end_expired_sessions(objects: Objects) {
+    let mut ticks = tokio::time::interval(EXPIRY_INTERVAL);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = objects.end_expired_sessions().await {
+            tracing::warn!(?error, "expired sessions could not be ended");
+        }
     }
 }
 

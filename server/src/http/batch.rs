@@ -4,7 +4,7 @@
 //! places in the order of the batch, and a part that may depend on an earlier one waits for it.
 
 use super::answer::Answer;
-use super::dispatch::{created, new_class, updated};
+use super::dispatch::{created, updated};
 use super::request::query_pairs;
 use super::routes::{Route, below_mount, route};
 use super::{Api, request};
@@ -80,7 +80,7 @@ async fn begin(api: &Api, auth: &Auth, route: Route, body: Map) -> Part {
 }
 
 async fn begin_create(api: &Api, auth: &Auth, class: &str, body: Map) -> Result<Part> {
-    let class = new_class(class)?;
+    let class = api.new_class(auth, class)?;
     let pending = api.0.objects.begin_create(auth, &class, body).await?;
     let api = api.clone();
     Ok(Part::UnderWay { object: None, answer: Box::pin(async move { Ok(created(&api, &class, &pending.await?)) }) })

@@ -61,7 +61,7 @@ impl Api {
                 found(&objects.get(auth, &query, &id).await?, auth)
             }
             Route::Create(class) => {
-                let class = new_class(&class)?;
+                let class = self.new_class(auth, &class)?;
                 created(self, &class, &objects.create(auth, &class, body).await?)
             }
             Route::Update(class, id) => {
@@ -125,6 +125,15 @@ impl Api {
         })
     }
 
+    /// # Errors
+    /// 107, Parse's code for a create in a class that cannot be; 119 where clients may not make classes anyway.
+    pub(super) fn new_class(&self, auth: &Auth, name: &str) -> Result<ClassName> {
+        ClassName::parse(name).map_err(|error| match self.0.objects.hides_unknown_classes(auth) {
+            true => Failure::forbidden(),
+            false => Error::invalid_json(error.message).into(),
+        })
+    }
+
     async fn metrics_for(&self, request: &Request) -> Result<Answer> {
         let is_local = request.credentials.address.to_canonical().is_loopback();
         if !is_local && !self.0.objects.authenticate(&request.credentials).await?.is_master() {
@@ -132,12 +141,6 @@ impl Api {
         }
         Ok(info::metrics(self))
     }
-}
-
-/// # Errors
-/// 107, Parse's code for a create in a class that cannot be.
-pub(super) fn new_class(name: &str) -> Result<ClassName> {
-    ClassName::parse(name).map_err(|error| Error::invalid_json(error.message).into())
 }
 
 /// # Errors

@@ -115,6 +115,8 @@ struct Connection {
     id: u64,
     outbox: Arc<Outbox>,
     subscriptions: FxHashMap<i64, SubscriptionId>,
+    /// Clients count up, so up to here a request id that has no subscription once had one, or was refused it.
+    highest_request_id: i64,
     filter_bytes: usize,
     /// What goes to the outbox with the next flush.
     staged: Vec<Entry>,
@@ -335,6 +337,7 @@ impl Engine {
             id,
             outbox,
             subscriptions: FxHashMap::default(),
+            highest_request_id: i64::MIN,
             filter_bytes: 0,
             staged: Vec::new(),
             touched: false,
@@ -417,6 +420,7 @@ impl Engine {
         }
         let Some(connection) = self.sending.connections.get_mut(at) else { return };
         connection.subscriptions.insert(request_id, id);
+        connection.highest_request_id = connection.highest_request_id.max(request_id);
         connection.filter_bytes += filter_bytes;
         let mut asked = false;
         match old {
@@ -466,8 +470,11 @@ impl Engine {
         let Some(connection) = self.sending.connections.get(at) else { return };
         connection.outbox.handled();
         let frame = connection.outbox.addressee().plain("unsubscribed", Some(request_id));
-        if let Some(id) = connection.subscriptions.get(&request_id).copied() {
-            self.remove_subscription(id);
+        match connection.subscriptions.get(&request_id).copied() {
+            Some(id) => drop(self.remove_subscription(id)),
+            // One that has ended is unsubscribed: the SDK waits for exactly this answer.
+            None if request_id <= connection.highest_request_id => {}
+            None => return self.no_subscription(at, request_id),
         }
         self.sending.stage(at, Entry::Frame(frame.into()));
     }
@@ -478,13 +485,15 @@ impl Engine {
         connection.outbox.handled();
         match connection.subscriptions.get(&request_id).copied() {
             Some(id) => self.query_subscription(id, false),
-            // Parse asks the client to reconnect here. That would not bring the subscription back, and would end all
-            // others of the connection, again and again if the client repeats its question.
-            None => {
-                let error = Error::new(Code::Custom(2), "Cannot find the subscription of this requestId.");
-                self.sending.stage_error(at, error, request_id);
-            }
+            None => self.no_subscription(at, request_id),
         }
+    }
+
+    /// Parse asks the client to reconnect here. That would not bring the subscription back, and would end all others of
+    /// the connection, again and again if the client repeats its question.
+    fn no_subscription(&mut self, at: u32, request_id: i64) {
+        let error = Error::new(Code::Custom(2), "Cannot find the subscription of this requestId.");
+        self.sending.stage_error(at, error, request_id);
     }
 
     /// Asks for the subscription's results; until they come its events are held.

@@ -34,6 +34,9 @@ impl Objects {
     /// 101 for an object that is absent or may not be read; 119 where class-level permissions forbid it.
     pub async fn get(&self, auth: &Auth, query: &Query, id: &ObjectId) -> Result<Found> {
         let schema = self.class_to_read(auth, &query.class, Operation::Get)?;
+        if query.class == ClassName::SESSION && auth.user_id().is_none() && !auth.is_master() {
+            return Err(Failure::invalid_session());
+        }
         let snapshot = self.0.storage.snapshot().await?;
         let object = snapshot.get(&query.class, id).await?.filter(|object| may_read(auth, &query.class, object));
         let object = object.ok_or_else(Failure::object_not_found)?;

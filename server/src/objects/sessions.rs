@@ -11,6 +11,9 @@ use std::sync::Arc;
 use tidings_protocol::query::Constraint;
 use tidings_protocol::{ClassName, Date, Error, Object, ObjectId, Predicate, Update, Value};
 
+/// Expired sessions deleted in one commit.
+const MAX_EXPIRED_AT_ONCE: u64 = 500;
+
 /// A session to be written with the sign-up or log-in that begins it.
 pub(super) struct NewSession {
     pub token: CompactString,
@@ -54,6 +57,21 @@ impl Objects {
         let selection = Selection { predicate, ..Selection::all(ClassName::SESSION, Principals::MASTER) };
         let sessions = self.0.storage.snapshot().await?.find(&selection).await?;
         Ok(sessions.iter().map(|session| deletion(&session.id)).collect())
+    }
+
+    /// Deletes sessions whose time is over, and with them their live subscriptions. Returns how many there were.
+    ///
+    /// # Errors
+    /// Only if the store cannot answer.
+    pub async fn end_expired_sessions(&self) -> Result<usize> {
+        let predicate = Predicate::field("expiresAt", Constraint::Lte(Value::Date(now())));
+        let limit = MAX_EXPIRED_AT_ONCE;
+        let selection = Selection { predicate, limit, ..Selection::all(ClassName::SESSION, Principals::MASTER) };
+        let expired = self.0.storage.snapshot().await?.find(&selection).await?;
+        if !expired.is_empty() {
+            self.commit(expired.iter().map(|session| deletion(&session.id)).collect()).await.await?;
+        }
+        Ok(expired.len())
     }
 
     /// The presented session as an object.

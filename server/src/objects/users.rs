@@ -162,7 +162,10 @@ pub(super) async fn prepare_changes(
     if preview.fields.contains("email") && preview.fields.get("email") != original.fields.get("email") {
         unique.push(unique_text(&preview.fields, "email")?);
     }
-    if let Some(acl) = &mut update.acl {
+    // Nobody locks oneself out; the master may lock others out.
+    if let Some(acl) = &mut update.acl
+        && !auth.is_master()
+    {
         let said = acl.take().unwrap_or_default();
         *acl = Some(said.with(original.id.as_str(), true, true));
     }

@@ -130,6 +130,9 @@ impl ClassLevelPermissions {
     pub fn from_map(map: &Map) -> Result<Self, Error> {
         let mut permissions = Self { operations: BTreeMap::new(), protected_fields: BTreeMap::new() };
         for (key, value) in map.iter() {
+            if matches!(key.as_str(), "readUserFields" | "writeUserFields") {
+                return Err(not_supported(key));
+            }
             let Some(map) = value.as_object() else { return Err(invalid(key)) };
             match key.as_str() {
                 "protectedFields" => {
@@ -149,9 +152,7 @@ impl ClassLevelPermissions {
                 }
                 // Parse lists the default ACL here; only the public one is supported yet.
                 "ACL" if *value == default_acl() => {}
-                "readUserFields" | "writeUserFields" | "ACL" => {
-                    return Err(Error::invalid_query(format!("class-level {key} is not supported yet")));
-                }
+                "ACL" => return Err(not_supported(key)),
                 _ => {
                     let known = Operation::ALL.into_iter().find(|operation| operation.name() == key);
                     let operation = known.ok_or_else(|| invalid(key))?;
@@ -183,6 +184,10 @@ impl ClassLevelPermissions {
 
 fn default_acl() -> Value {
     tidings_protocol::Acl::default().with("*", true, true).to_value()
+}
+
+fn not_supported(key: &str) -> Error {
+    Error::invalid_query(format!("class-level {key} is not supported yet"))
 }
 
 fn invalid(key: &str) -> Error {

@@ -45,6 +45,11 @@ impl Client {
         self
     }
 
+    /// The same caller on connections of its own: those of before a restart are dead.
+    pub(crate) fn reconnected(&self) -> Self {
+        Self { http: Self::new(&self.url).http, ..self.clone() }
+    }
+
     pub(super) fn name(mut self, name: &str) -> Self {
         self.name = name.into();
         self

@@ -1,6 +1,6 @@
-//! What the stories are told with: a [`Server`], the [`Client`]s who talk to it, and their [`Subscription`]s.
+//! What the stories are told with: a [`Server`], the [`Client`]s who talk to it, and their subscriptions ([`Live`]).
 //!
-//! Nothing sleeps: [`Subscription::expect`] waits with a generous deadline and wants the *next* event to be the one it
+//! Nothing sleeps: [`live::Subscription::expect`] waits with a generous deadline and wants the *next* event to be the one it
 //! names, so silence is proved by a later write that must arrive next.
 
 mod client;
@@ -12,10 +12,10 @@ mod turn;
 
 pub(crate) use client::{Answer, Client, query_string};
 pub(crate) use launch::{Ended, Launch};
-pub(crate) use live::{Live, Subscription};
+pub(crate) use live::Live;
 pub(crate) use raw::{Raw, status_of};
-pub(crate) use server::Server;
 pub(crate) use serde_json::{Value, json};
+pub(crate) use server::Server;
 pub(crate) use turn::alone;
 
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -63,10 +63,6 @@ impl Server {
         self.nobody().name(&name).session(user["objectId"].as_str().unwrap(), user["sessionToken"].as_str().unwrap())
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.process.id()
-    }
-
     pub(crate) fn folder(&self) -> &std::path::Path {
         self.launch.folder()
     }

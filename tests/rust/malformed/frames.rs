@@ -32,7 +32,8 @@ async fn check(client: &Client, rows: &[Row]) {
     for row in rows {
         let mut live = client.connect().await;
         live.send_text(row.frame.as_str()).await;
-        let expected = json!({"op": "error", "code": row.code, "reconnect": row.reconnect, "requestId": row.request_id});
+        let expected =
+            json!({"op": "error", "code": row.code, "reconnect": row.reconnect, "requestId": row.request_id});
         let mut told = live.next_if_open().await.unwrap_or_default();
         let text = told.as_object_mut().and_then(|frame| frame.remove("error"));
         if told != expected || !text.is_some_and(|text| text.is_string()) {
@@ -121,14 +122,15 @@ async fn extra_properties_are_refused_in_the_words_that_the_sdk_compares() {
 #[tokio::test]
 async fn frames_that_are_not_json() {
     let mut server = Launch::plain().start();
-    let rows: Vec<Row> = ["", " ", "{", "not json", "{\"op\":\"subscribe\"", "{\"op\":\"query\",\"requestId\":1}}", "\u{0}"]
-        .into_iter()
-        .map(|frame| Row { frame: frame.into(), code: 1, request_id: None, reconnect: false })
-        .chain([
-            Row { frame: "[".repeat(100_000), code: 1, request_id: None, reconnect: false },
-            Row { frame: "{\"a\":".repeat(100_000), code: 1, request_id: None, reconnect: false },
-        ])
-        .collect();
+    let rows: Vec<Row> =
+        ["", " ", "{", "not json", "{\"op\":\"subscribe\"", "{\"op\":\"query\",\"requestId\":1}}", "\u{0}"]
+            .into_iter()
+            .map(|frame| Row { frame: frame.into(), code: 1, request_id: None, reconnect: false })
+            .chain([
+                Row { frame: "[".repeat(100_000), code: 1, request_id: None, reconnect: false },
+                Row { frame: "{\"a\":".repeat(100_000), code: 1, request_id: None, reconnect: false },
+            ])
+            .collect();
     check(&server.nobody(), &rows).await;
     // Whoever says nothing else is no client.
     let mut live = Live::open(&server.url).await;
@@ -269,7 +271,10 @@ async fn connects_that_are_not_let_in() {
         let mut live = Live::open(&server.url).await;
         live.send(frame.clone()).await;
         let connected = live.next().await;
-        assert_eq!((&connected["op"], connected.get("installationId")), (&json!("connected"), frame.get("installationId")));
+        assert_eq!(
+            (&connected["op"], connected.get("installationId")),
+            (&json!("connected"), frame.get("installationId"))
+        );
         assert!(connected["clientId"].is_string(), "{connected}");
     }
     server.assert_well().await;
@@ -328,9 +333,7 @@ async fn a_connection_holds_so_many_subscriptions_and_no_more() {
     let mut server = Launch::plain().with(&["--live-query.max-subscriptions", "20"]).start();
     let nobody = server.nobody();
     let mut live = nobody.connect().await;
-    let subscribe = |request_id: i64| {
-        json!({"op": "subscribe", "requestId": request_id, "query": {"className": "Note", "where": {"n": request_id}}})
-    };
+    let subscribe = |request_id: i64| json!({"op": "subscribe", "requestId": request_id, "query": {"className": "Note", "where": {"n": request_id}}});
     for request_id in 1..=20 {
         live.send(subscribe(request_id)).await;
         assert_eq!(live.answer().await["op"], "subscribed");

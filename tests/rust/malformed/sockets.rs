@@ -106,7 +106,10 @@ async fn a_body_that_does_not_come_is_given_up() {
     let mut server = Launch::plain().with(&["--body-timeout", "1"]).start();
     let mut raw = Raw::open(server.port).await;
     let begin = Instant::now();
-    raw.send(b"POST /parse/classes/Bad HTTP/1.1\r\nHost: x\r\nX-Parse-Application-Id: app\r\nContent-Length: 100\r\n\r\n{").await;
+    raw.send(
+        b"POST /parse/classes/Bad HTTP/1.1\r\nHost: x\r\nX-Parse-Application-Id: app\r\nContent-Length: 100\r\n\r\n{",
+    )
+    .await;
     let rest = raw.rest().await;
     assert!(status_of(&rest).is_none_or(|status| (400..500).contains(&status)), "{}", String::from_utf8_lossy(&rest));
     assert!(begin.elapsed() < PATIENCE / 2, "{:?}", begin.elapsed());

@@ -317,7 +317,7 @@ async fn work_in_the_background_survives_a_restart() {
         store = open(folder.0.path());
         done(&*store, update(&class(), "o000003", r#"{"n":{"__op":"Increment","amount":1}}"#)).await;
     }
-    assert!(interrupted > 1, "the test did not interrupt anything");
+    assert!(interrupted > 0, "the test did not interrupt anything");
     eventually("all is done", async || !store.shared.view().class(&class()).unwrap().has_work()).await;
     let view = store.shared.view();
     agrees(&view).await;
@@ -382,6 +382,59 @@ async fn after_a_failed_write_only_reads_go_on() {
     drop(store);
     let store = open(folder.0.path());
     assert!(get(&*store, &class(), "a").await.is_some() && get(&*store, &class(), "b").await.is_none());
+}
+
+/// Not a test by itself: the process whose files may not grow any further.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn child_that_writes_until_the_disk_refuses() {
+    let Some(folder) = std::env::var_os("TIDINGS_TEST_CHILD_FULL") else { return };
+    // Nothing is flushed, so that it is the journal that grows.
+    let options = EmbeddedOptions { memtable_bytes: 1 << 30, ..EmbeddedOptions::default() };
+    let store = Embedded::open(Path::new(&folder), options).unwrap();
+    let mut acknowledged = 0;
+    let refused = loop {
+        // What cannot be compressed.
+        let text: String = (0..90_000).map(|_| format!("{:08x}", rand::random::<u32>())).collect();
+        let write = create(&class(), &format!("o{acknowledged}"), &format!(r#"{{"text":"{text}"}}"#));
+        match store.commit(vec![write]).await {
+            Ok(_) => acknowledged += 1,
+            Err(refused) => break refused,
+        }
+        assert!(acknowledged < 1_000, "the limit on file sizes is not in force");
+    };
+    assert!(matches!(refused, WriteError::Unavailable(_)), "{refused:?}");
+    let refused = store.commit(vec![create(&class(), "small", "{}")]).await;
+    assert!(matches!(refused, Err(WriteError::Unavailable(_))), "{refused:?}");
+    for n in 0..acknowledged {
+        assert!(get(&*store, &class(), &format!("o{n}")).await.is_some());
+    }
+    assert!(get(&*store, &class(), &format!("o{acknowledged}")).await.is_none());
+    writeln!(std::io::stdout().lock(), "acknowledged {acknowledged}").unwrap();
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_refuses_stops_writing_but_not_reading() {
+    let folder = folder();
+    // An ignored signal stays ignored in the test program, and the write fails instead.
+    let limited = r#"trap '' XFSZ; ulimit -f 140000; exec "$0" "$@""#;
+    let child = Command::new("sh")
+        .args(["-c", limited])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "storage::embedded::tests::child_that_writes_until_the_disk_refuses", "--nocapture"])
+        .env("TIDINGS_TEST_CHILD_FULL", folder.0.path())
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&child.stdout).into_owned();
+    assert!(child.status.success(), "{told}{}", String::from_utf8_lossy(&child.stderr));
+    let (_, acknowledged) = told.split_once("acknowledged ").unwrap();
+    let acknowledged: usize = acknowledged.split_whitespace().next().unwrap().parse().unwrap();
+    let store = open(folder.0.path());
+    assert!(acknowledged > 10);
+    for n in 0..acknowledged {
+        assert!(get(&*store, &class(), &format!("o{n}")).await.is_some());
+    }
+    done(&*store, create(&class(), "afterwards", "{}")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -186,37 +186,85 @@ async fn fan_out(count: usize) {
         all_ready.recv().await.unwrap();
     }
     tokio::time::sleep(Duration::from_millis(1_500)).await;
-    for (name, writers) in [("one change at a time", 1_u64), ("4 changes per commit", 4), ("32 changes per commit", 32)]
-    {
+    for writers in [1, 4, 32] {
         let (from, started, cpu) = (received.load(Ordering::Relaxed), Instant::now(), cpu_seconds());
-        let mut written = 0;
-        while started.elapsed() < Duration::from_secs(4) {
-            while tail.lag().0 > 64 << 10 {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-            let position = tail.position();
-            tail.push((1..=writers).map(|n| message(position + n, "room")));
-            written += writers;
-            // About what a durable commit takes.
-            tokio::time::sleep(Duration::from_micros(300)).await;
-        }
-        caught_up(&tail).await;
-        while received.load(Ordering::Relaxed) - from < written * count as u64 {
-            if started.elapsed() > Duration::from_secs(30) {
-                println!("LOST {}", written * count as u64 - (received.load(Ordering::Relaxed) - from));
-                break;
-            }
+        let written = write(&tail, writers, Duration::from_secs(4)).await;
+        let expected = from + written * count as u64;
+        while received.load(Ordering::Relaxed) < expected && started.elapsed() < Duration::from_secs(30) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let (events, seconds) = ((received.load(Ordering::Relaxed) - from) as f64, started.elapsed().as_secs_f64());
         println!(
-            "{count} connections, {name}: {:.0} events/s, {:.2} µs of CPU per event (server and readers), {:.0} changes/s",
+            "{count} connections, {writers} writers: {:.0} events/s, {:.2} µs of CPU per event (server and readers), \
+             {:.0} changes/s, {} lost",
             events / seconds,
             (cpu_seconds() - cpu) / events * 1e6,
-            written as f64 / seconds
+            written as f64 / seconds,
+            expected.saturating_sub(received.load(Ordering::Relaxed))
         );
     }
     live.stop();
+}
+
+/// Writers that each wait for their answer, over sockets of the same server: what they wait for is what delivery
+/// leaves them of the machine. Returns how much was written.
+async fn write(tail: &Arc<ChangeTail>, writers: usize, time: Duration) -> u64 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let tail = tail.clone();
+    let order = Arc::new(std::sync::Mutex::new(()));
+    let serving = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            stream.set_nodelay(true).unwrap();
+            let (tail, order) = (tail.clone(), order.clone());
+            tokio::spawn(async move {
+                let mut byte = [0];
+                while stream.read_exact(&mut byte).await.is_ok() {
+                    while tail.lag().0 > 64 << 20 {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                    let (tail, order) = (tail.clone(), order.clone());
+                    // A durable commit, on a thread of its own.
+                    let commit = tokio::task::spawn_blocking(move || {
+                        std::thread::sleep(Duration::from_micros(300));
+                        let _in_order = order.lock().unwrap();
+                        tail.push([message(tail.position() + 1, "room")]);
+                    });
+                    commit.await.unwrap();
+                    stream.write_all(&byte).await.unwrap();
+                }
+            });
+        }
+    });
+    let clients = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let started = Instant::now();
+            let clients: Vec<_> = (0..writers)
+                .map(|_| {
+                    tokio::spawn(async move {
+                        let mut stream = TcpStream::connect(address).await.unwrap();
+                        stream.set_nodelay(true).unwrap();
+                        let (mut written, mut byte) = (0, [7]);
+                        while started.elapsed() < time {
+                            stream.write_all(&byte).await.unwrap();
+                            stream.read_exact(&mut byte).await.unwrap();
+                            written += 1;
+                        }
+                        written
+                    })
+                })
+                .collect();
+            let mut written: u64 = 0;
+            for client in clients {
+                written += client.await.unwrap();
+            }
+            written
+        })
+    });
+    let written = tokio::task::spawn_blocking(move || clients.join().unwrap()).await.unwrap();
+    serving.abort();
+    written
 }
 
 /// User and system time of this process, from /proc.

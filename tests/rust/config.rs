@@ -1,18 +1,7 @@
 //! How the process is started, configured, kept from starting, and stopped.
 
-use crate::harness::{Client, Ended, Launch, Raw, json, members};
+use crate::harness::{Client, Launch, Raw, json, members, refused};
 use std::os::unix::fs::PermissionsExt;
-
-/// That it did not start, and says why in words that name what is wrong.
-#[track_caller]
-fn refused(ended: &Ended, words: &[&str]) {
-    assert!(ended.code.is_some_and(|code| code != 0), "{ended:?}");
-    assert!(!ended.stdout.contains("ready "), "{ended:?}");
-    for word in words {
-        assert!(ended.stderr.contains(word), "no {word} in {ended:?}");
-    }
-    assert!(!ended.stderr.contains("panicked"), "{ended:?}");
-}
 
 async fn knows(url: &str, app_id: &str) -> bool {
     Client::new(url).header("X-Parse-Application-Id", app_id).get("/classes/Note").await.status == 200
@@ -280,30 +269,4 @@ async fn sigterm_does_not_wait_for_ever() {
     let since = std::time::Instant::now();
     assert!(server.wait().success(), "{}", server.stderr());
     assert!(since.elapsed().as_secs() < 8, "{:?}", since.elapsed());
-}
-
-#[test]
-fn a_broken_script_keeps_it_from_starting_and_is_named() {
-    let script = "before_save(\"Note\", |request| { let x = ; });";
-    refused(&Launch::plain().file("cloud-code/main.rhai", script).run(), &["main.rhai"]);
-}
-
-#[tokio::test]
-async fn hooks_of_a_test_run_as_told() {
-    let script = r#"
-        before_save("Note", |request| {
-            if request.object.n > 10 { throw error(142, "too large"); }
-            if request.object.n < 0 { throw "negative"; }
-            request.object.seen = true;
-        });
-    "#;
-    let server = Launch::plain().file("cloud-code/main.rhai", script).start();
-    let nobody = server.nobody();
-    let created = nobody.post("/classes/Note", json!({"n": 1})).await.created();
-    assert_eq!(members(&created), ["createdAt", "objectId", "seen"], "what a hook set is told");
-    nobody.post("/classes/Note", json!({"n": 11})).await.refused(400, 142);
-    let plain = nobody.post("/classes/Note", json!({"n": -1})).await;
-    plain.refused(400, 141);
-    assert_eq!(plain.body["error"], "negative");
-    assert_eq!(nobody.find("Note", json!({})).await.len(), 1);
 }

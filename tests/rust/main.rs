@@ -9,8 +9,11 @@ mod config;
 #[path = "../faults/faults.rs"]
 mod faults;
 mod harness;
+mod hooks;
 mod live;
 mod malformed;
 mod permissions;
+mod queries;
 mod rest;
+mod transport;
 mod users;

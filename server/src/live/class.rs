@@ -126,6 +126,14 @@ impl HiddenPool {
     }
 }
 
+/// A filter, made ready to be asked.
+pub(super) struct Filter {
+    pub(super) predicate: Predicate,
+    /// Its identity.
+    pub(super) canonical: Arc<[u8]>,
+    pub(super) matcher: Matcher,
+}
+
 /// What one subscription asks of its class.
 pub(super) struct Interest {
     pub(super) principals: Principals,
@@ -158,19 +166,13 @@ impl Class {
         }
     }
 
-    /// Adds a subscription. `Err` gives the filter back when one of its expressions cannot be compiled.
-    pub(super) fn insert(
-        &mut self,
-        id: SubscriptionId,
-        predicate: Predicate,
-        filter: Arc<[u8]>,
-        interest: Interest,
-    ) -> Result<Place, tidings_protocol::Error> {
+    pub(super) fn insert(&mut self, id: SubscriptionId, filter: Filter, interest: Interest) -> Place {
+        let Filter { predicate, canonical: filter, matcher } = filter;
         let group = match self.by_filter.get(&filter) {
             Some(group) => *group,
             None => {
                 let group = Group {
-                    matcher: Matcher::new(&predicate)?,
+                    matcher,
                     operation: operation_of(&predicate),
                     fields: fields_of(&predicate),
                     predicate: Arc::new(predicate),
@@ -194,7 +196,7 @@ impl Class {
         if let Some(group) = self.groups.get_mut(group) {
             group.insert(id, &principals, keys, &watch, &self.schema, &mut self.hidden);
         }
-        Ok(Place { group, principals, keys, watch })
+        Place { group, principals, keys, watch }
     }
 
     pub(super) fn remove(&mut self, id: SubscriptionId, place: &Place) {
@@ -347,9 +349,9 @@ mod tests {
 
     fn add(class: &mut Class, id: SubscriptionId, filter: &str, principals: &Principals) -> Place {
         let predicate = Predicate::from_map(&Map::from_json(filter.as_bytes()).unwrap()).unwrap();
-        let filter = predicate.canonical().into();
+        let (canonical, matcher) = (predicate.canonical().into(), Matcher::new(&predicate).unwrap());
         let interest = Interest { principals: principals.clone(), keys: Some(vec!["a".into()].into()), watch: None };
-        class.insert(id, predicate, filter, interest).unwrap()
+        class.insert(id, Filter { predicate, canonical, matcher }, interest)
     }
 
     fn readers(class: &Class, place: &Place, acl: Option<&Acl>) -> Vec<String> {

@@ -26,6 +26,8 @@ pub struct Settings {
     pub max_subscriptions: usize,
     /// Bytes of filters that one connection may have, in their canonical encoding.
     pub max_filter_bytes: usize,
+    /// Constraints that the filters of one connection may have; an expression counts for 16.
+    pub max_effort: usize,
     /// Rows of one `result`.
     pub result_limit: u64,
     /// Bytes of rows from which one `result` takes no further row.
@@ -49,6 +51,7 @@ impl Default for Settings {
             slow_after: Duration::from_secs(3),
             max_subscriptions: 1_000,
             max_filter_bytes: 4 << 20,
+            max_effort: 20_000,
             result_limit: 1_000,
             result_bytes: 4 << 20,
             fence: Duration::from_secs(1),
@@ -70,10 +73,12 @@ pub(super) struct Delivery {
     keeping: AtomicUsize,
     /// Bytes queued for slow readers.
     slow: AtomicUsize,
+    /// Connections that were woken and whose tasks have not run since.
+    woken: AtomicUsize,
     /// How many milliseconds bytes wait in their queues as a rule: a running mean over bytes written, so that readers
     /// who take little hardly count.
     typical_wait: AtomicU32,
-    /// Called when queued bytes fall below the mark again.
+    /// Called when queued bytes fall below the mark again, and when almost all woken tasks have run.
     resume: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -83,6 +88,8 @@ const PROBATION: Millis = 60_000;
 const SHORT_PATIENCE: Millis = 250;
 /// How many typical waits a reader may take before it counts as slower than the others.
 const TYPICAL_WAITS: Millis = 4;
+/// With so many tasks left to run, a round of wakes counts as through.
+pub(super) const FEW_WOKEN: usize = 16;
 /// Bytes over which the typical wait is averaged.
 const AVERAGED_BYTES: f32 = 1_048_576.0;
 
@@ -93,6 +100,7 @@ impl Delivery {
             began: now,
             keeping: AtomicUsize::new(0),
             slow: AtomicUsize::new(0),
+            woken: AtomicUsize::new(0),
             typical_wait: AtomicU32::new(0),
             resume: Box::new(resume),
         }
@@ -140,6 +148,22 @@ impl Delivery {
         if before >= enough && before - bytes < enough {
             (self.resume)();
         }
+    }
+
+    pub(super) fn woke(&self) {
+        self.woken.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A woken task runs.
+    pub(super) fn ran(&self) {
+        if self.woken.fetch_sub(1, Ordering::Relaxed) == FEW_WOKEN + 1 {
+            (self.resume)();
+        }
+    }
+
+    /// How many woken tasks have not run yet.
+    pub(super) fn woken(&self) -> usize {
+        self.woken.load(Ordering::Relaxed)
     }
 
     /// Bytes went to a socket after waiting so long in their queue.

@@ -2,7 +2,7 @@
 //!
 //! Pure: it knows neither sockets nor the store, and is told the time. Everything happens in the order of the calls.
 
-use super::class::{Class, HIDES_NOTHING, Interest, Place, SubscriptionId};
+use super::class::{Class, Filter, HIDES_NOTHING, Interest, Place, SubscriptionId};
 use super::delivery::{Delivery, Millis};
 use super::event::EventBody;
 use super::outbox::{Closing, Entry, Outbox, Relief};
@@ -20,7 +20,9 @@ use rustc_hash::FxHashMap;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use tidings_protocol::live::{Event, FrameError};
-use tidings_protocol::{Access, ClassName, Code, Error, ObjectId};
+use tidings_protocol::matches::Matcher;
+use tidings_protocol::query::Constraint;
+use tidings_protocol::{Access, ClassName, Code, Error, ObjectId, Predicate};
 
 /// What a connection asks of the engine.
 pub(super) enum Command {
@@ -31,7 +33,7 @@ pub(super) enum Command {
     Subscribe {
         connection: u64,
         request_id: i64,
-        new: Box<NewSubscription>,
+        new: Box<Prepared>,
         is_update: bool,
     },
     Unsubscribe {
@@ -57,6 +59,39 @@ pub(super) enum Command {
         connection: u64,
     },
     Answer(ReadAnswer),
+}
+
+/// A subscription with its filter made ready: what takes long is done before it comes to the engine's thread.
+pub(super) struct Prepared {
+    pub(super) new: NewSubscription,
+    pub(super) filter: Arc<[u8]>,
+    pub(super) matcher: Matcher,
+    /// How much work its evaluation may be.
+    pub(super) effort: usize,
+}
+
+/// What an expression may cost more than a comparison.
+const EXPRESSION_EFFORT: usize = 16;
+
+impl Prepared {
+    /// # Errors
+    /// An expression that cannot be compiled.
+    pub(super) fn new(new: NewSubscription) -> Result<Self, Error> {
+        let matcher = Matcher::new(&new.predicate)?;
+        let filter = new.predicate.canonical().into();
+        let effort = effort(&new.predicate);
+        Ok(Self { new, filter, matcher, effort })
+    }
+}
+
+fn effort(predicate: &Predicate) -> usize {
+    match predicate {
+        Predicate::And(parts) | Predicate::Or(parts) | Predicate::Nor(parts) => parts.iter().map(effort).sum(),
+        Predicate::Field { constraint: Constraint::Matches(_), .. } => EXPRESSION_EFFORT,
+        Predicate::Field { constraint: Constraint::AllMatch(expressions), .. } => expressions.len() * EXPRESSION_EFFORT,
+        Predicate::Field { constraint: Constraint::All(values), .. } => values.len(),
+        Predicate::Field { .. } => 1,
+    }
 }
 
 pub(super) struct Engine {
@@ -118,6 +153,8 @@ struct Connection {
     /// Clients count up, so up to here a request id that has no subscription once had one, or was refused it.
     highest_request_id: i64,
     filter_bytes: usize,
+    /// How much work the evaluation of its filters may be.
+    effort: usize,
     /// What goes to the outbox with the next flush.
     staged: Vec<Entry>,
     touched: bool,
@@ -142,6 +179,7 @@ struct Subscription {
     place: Place,
     session: Option<ObjectId>,
     filter_bytes: usize,
+    effort: usize,
     /// Changes up to here are not for it: they came before it, or are in its last result.
     since: Position,
     /// The ping whose pong shows that the client has seen the first `subscribed`.
@@ -339,6 +377,7 @@ impl Engine {
             subscriptions: FxHashMap::default(),
             highest_request_id: i64::MIN,
             filter_bytes: 0,
+            effort: 0,
             staged: Vec::new(),
             touched: false,
             fencing: None,
@@ -352,12 +391,13 @@ impl Engine {
         self.by_connection.insert(id, at);
     }
 
-    fn subscribe(&mut self, connection: u64, request_id: i64, new: NewSubscription, is_update: bool, head: Position) {
+    fn subscribe(&mut self, connection: u64, request_id: i64, new: Prepared, is_update: bool, head: Position) {
         let Some(&at) = self.by_connection.get(&connection) else { return };
-        let Some(connection) = self.sending.connections.get(at) else { return };
+        let Some(connection) = self.sending.connections.get_mut(at) else { return };
         connection.outbox.handled();
+        connection.highest_request_id = connection.highest_request_id.max(request_id);
+        let Prepared { new, filter, matcher, effort } = new;
         let NewSubscription { class, predicate, keys, watch, audience: Audience { principals, session } } = new;
-        let filter: Arc<[u8]> = predicate.canonical().into();
         let filter_bytes = filter.len();
         let old = connection.subscriptions.get(&request_id).copied();
         let settings = &self.sending.delivery.settings;
@@ -369,6 +409,8 @@ impl Engine {
         } else if connection.filter_bytes + filter_bytes > settings.max_filter_bytes {
             let message = format!("The filters of a connection take at most {} bytes.", settings.max_filter_bytes);
             Some(Error::new(Code::RequestLimitExceeded, message))
+        } else if connection.effort + effort > settings.max_effort {
+            Some(Error::new(Code::RequestLimitExceeded, "The filters of a connection have too many constraints."))
         } else {
             None
         };
@@ -392,6 +434,7 @@ impl Engine {
             place: Place::nowhere(),
             session: session.clone(),
             filter_bytes,
+            effort,
             // What was committed before the client asked is not news to it. A replacement goes on where the old one
             // stood, so that nothing falls between the two.
             since: old.as_ref().map_or(head.max(self.position), |old| old.since.max(self.position)),
@@ -402,26 +445,17 @@ impl Engine {
             lost: None,
         });
         let interest = Interest { principals, keys: keys.map(sorted), watch: watch.map(sorted) };
-        let placed = match self.classes.get_mut(class_id) {
-            Some(class) => class.insert(id, predicate, filter, interest),
-            None => return,
-        };
+        let Some(class) = self.classes.get_mut(class_id) else { return };
+        let place = class.insert(id, Filter { predicate, canonical: filter, matcher }, interest);
         let Some(subscription) = self.sending.subscriptions.get_mut(id) else { return };
-        match placed {
-            Ok(place) => subscription.place = place,
-            Err(error) => {
-                self.sending.subscriptions.remove(id);
-                self.forget_class_if_unused(class_id);
-                return self.sending.stage_error(at, error, request_id);
-            }
-        }
+        subscription.place = place;
         if let Some(session) = session {
             self.sessions.entry(session).or_default().insert(id);
         }
         let Some(connection) = self.sending.connections.get_mut(at) else { return };
         connection.subscriptions.insert(request_id, id);
-        connection.highest_request_id = connection.highest_request_id.max(request_id);
         connection.filter_bytes += filter_bytes;
+        connection.effort += effort;
         let mut asked = false;
         match old {
             // What the old one held is still owed: the client has not seen it, or it would have been dropped there.
@@ -685,6 +719,7 @@ impl Engine {
         if let Some(connection) = self.sending.connections.get_mut(subscription.connection) {
             connection.subscriptions.remove(&subscription.request_id);
             connection.filter_bytes -= subscription.filter_bytes;
+            connection.effort -= subscription.effort;
             connection.held_bytes -= held_bytes(&subscription.held);
             connection.fenced.retain(|(_, fenced)| *fenced != id);
             connection.to_read.retain(|waiting| *waiting != id);

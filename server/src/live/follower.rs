@@ -1,7 +1,7 @@
 //! The thread that runs the engine: commands and changes in, wakes and reads out.
 
 use super::Feed;
-use super::delivery::{Delivery, Millis};
+use super::delivery::{Delivery, FEW_WOKEN, Millis};
 use super::engine::{Command, Counts, Engine};
 use super::outbox::Closing;
 use super::reads::{ReadRequest, Reads};
@@ -84,6 +84,10 @@ pub(super) struct Follower {
     runtime: Handle,
     /// Reads under way at a time.
     slots: Arc<Semaphore>,
+    /// When connections were last woken for changes.
+    round: Instant,
+    /// Whether so many were woken that the next changes should wait for each other.
+    is_large_round: bool,
     reported: Instant,
 }
 
@@ -99,6 +103,8 @@ enum Next {
     AtOnce,
     /// When a change is pushed, or the queues have room again.
     WhenWoken,
+    /// When the last round of wakes is through; at the latest after this time.
+    Within(Duration),
     /// After a moment, because the change log could not be read.
     Retry,
 }
@@ -107,6 +113,11 @@ enum Next {
 const LOG_BYTES: usize = 1 << 20;
 /// How long the thread sleeps when nothing happens: metrics stay fresh.
 const IDLE: Duration = Duration::from_secs(1);
+/// From so many woken connections on, the changes that come meanwhile make up the next round together: a system call per
+/// connection is most of what delivery costs, and it costs the same with one event as with ten.
+const LARGE_ROUND: usize = 256;
+/// How long changes wait at most for the round of wakes before them.
+const ROUND: Duration = Duration::from_millis(20);
 /// How soon a change log that could not be read is tried again.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -129,6 +140,8 @@ impl Follower {
             engine,
             runtime: Handle::current(),
             slots,
+            round: Instant::now(),
+            is_large_round: false,
             reported: Instant::now(),
         }
     }
@@ -159,6 +172,8 @@ impl Follower {
             let deadline = self.engine.tick(now);
             self.engine.flush(now);
             if batch.bytes > 0 {
+                self.round = Instant::now();
+                self.is_large_round = self.delivery.woken() >= LARGE_ROUND;
                 self.tail.applied(self.engine.position(), batch.bytes);
             }
             for request in self.engine.take_reads() {
@@ -170,6 +185,7 @@ impl Follower {
             patience = match (batch.next, deadline) {
                 (Next::AtOnce, _) => Duration::ZERO,
                 (Next::Retry, _) => RETRY,
+                (Next::Within(rest), _) => rest,
                 (Next::WhenWoken, Some(deadline)) => {
                     Duration::from_millis(u64::from(deadline.saturating_sub(now)) + 1).min(IDLE)
                 }
@@ -183,10 +199,18 @@ impl Follower {
         if self.engine.is_full() {
             return Batch { bytes: 0, next: Next::WhenWoken };
         }
+        if self.is_large_round
+            && self.delivery.woken() > FEW_WOKEN
+            && let Some(rest) = ROUND.checked_sub(self.round.elapsed())
+        {
+            return Batch { bytes: 0, next: Next::Within(rest) };
+        }
         let max = self.delivery.settings.batch;
         let changes = match self.tail.read_after(self.engine.position(), max) {
             TailRead::Changes(changes) => changes,
             TailRead::Behind => match self.source.read_after(self.engine.position(), LOG_BYTES) {
+                // Nobody pushes what is in the log already, so nobody would wake us for it.
+                Ok(changes) if changes.is_empty() => return Batch { bytes: 0, next: Next::Retry },
                 Ok(changes) => changes,
                 Err(SourceError::Gone) => {
                     tracing::error!("the change log no longer holds what live queries have not seen; they start over");

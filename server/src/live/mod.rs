@@ -46,14 +46,14 @@ use crate::changes::{ChangeSource, ChangeTail};
 use crate::permissions::Principals;
 use compact_str::CompactString;
 use delivery::Delivery;
-use engine::Command;
+use engine::{Command, Prepared};
 use follower::{Follower, Inbox};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
-use tidings_protocol::live::Addressee;
+use tidings_protocol::live::{Addressee, FrameError};
 use tidings_protocol::{ClassName, ObjectId, Predicate};
 
 /// Where the committed changes come from.
@@ -150,7 +150,15 @@ impl Connection {
     /// Subscribes under this request id, in place of what was there; `is_update` for the op `update`. The answer comes
     /// through the outbox.
     pub fn subscribe(&self, request_id: i64, new: NewSubscription, is_update: bool) {
-        self.command(Command::Subscribe { connection: self.id, request_id, new: Box::new(new), is_update });
+        match Prepared::new(new) {
+            Ok(new) => {
+                self.command(Command::Subscribe { connection: self.id, request_id, new: Box::new(new), is_update });
+            }
+            Err(error) => {
+                let frame = FrameError::new(error, Some(request_id)).to_json();
+                self.outbox.push_frame(frame, self.live.now());
+            }
+        }
     }
 
     pub fn unsubscribe(&self, request_id: i64) {

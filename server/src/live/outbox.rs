@@ -7,7 +7,7 @@ use futures_util::task::AtomicWaker;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 use std::fmt::Write;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use tidings_protocol::ObjectId;
@@ -106,6 +106,8 @@ pub struct Outbox {
     next_ping: AtomicU64,
     /// Commands of this connection that the engine has not handled yet.
     unhandled: AtomicUsize,
+    /// The engine has put something in, and the task has not run since.
+    is_woken: AtomicBool,
 }
 
 impl Outbox {
@@ -130,6 +132,7 @@ impl Outbox {
             delivery,
             next_ping: AtomicU64::new(1),
             unhandled: AtomicUsize::new(0),
+            is_woken: AtomicBool::new(false),
         }
     }
 
@@ -146,6 +149,10 @@ impl Outbox {
         let mut queue = self.lock();
         self.push_locked(&mut queue, staged.drain(..), now);
         let relief = self.relieve_locked(&mut queue);
+        // Under the lock, so that a task that ends now either is not counted or counts itself out.
+        if !queue.gone && !self.is_woken.swap(true, Ordering::Relaxed) {
+            self.delivery.woke();
+        }
         drop(queue);
         self.waker.wake();
         relief
@@ -282,14 +289,24 @@ impl Outbox {
         let mut queue = self.lock();
         queue.gone = true;
         self.rewrite(&mut queue, |entries| *entries = VecDeque::new());
+        drop(queue);
+        self.ran();
     }
 
     pub(crate) fn queued_bytes(&self) -> usize {
         self.lock().bytes
     }
 
-    pub(crate) fn register(&self, waker: &Waker) {
+    /// The task runs, and wants to be woken when something is put in from now on.
+    pub(crate) fn attend(&self, waker: &Waker) {
         self.waker.register(waker);
+        self.ran();
+    }
+
+    fn ran(&self) {
+        if self.is_woken.load(Ordering::Relaxed) && self.is_woken.swap(false, Ordering::Relaxed) {
+            self.delivery.ran();
+        }
     }
 
     pub(super) fn wake(&self) {

@@ -1,7 +1,7 @@
 //! The engine as a whole: changes and commands in, frames as text out. No thread, no socket, no clock.
 
 use super::delivery::Delivery;
-use super::engine::{Command, Engine};
+use super::engine::{Command, Engine, Prepared};
 use super::outbox::Verdict;
 use super::reads::ReadRequest;
 use super::*;
@@ -60,7 +60,8 @@ impl World {
             self.connect(connection);
         }
         self.outboxes[&connection].commanded();
-        self.handle(Command::Subscribe { connection, request_id, new: Box::new(new), is_update });
+        let new = Box::new(Prepared::new(new).unwrap());
+        self.handle(Command::Subscribe { connection, request_id, new, is_update });
     }
 
     fn query(&mut self, connection: u64, request_id: i64) {
@@ -456,7 +457,7 @@ fn what_was_committed_before_is_no_news() {
     world.connect(1);
     // Two changes are committed that the engine has not applied yet.
     world.outboxes[&1].commanded();
-    let new = Box::new(new("{}", Principals::ANONYMOUS));
+    let new = Box::new(Prepared::new(new("{}", Principals::ANONYMOUS)).unwrap());
     world.engine.handle(Command::Subscribe { connection: 1, request_id: 1, new, is_update: false }, 2, 0);
     world.answer_pings(1);
     world.put("x", "{}");
@@ -717,6 +718,13 @@ fn a_connection_is_bounded() {
     // Replacing one is no new one.
     world.ask(1, 2, new(r#"{"a":1}"#, Principals::ANONYMOUS), false);
     world.expect(1, &["subscribed 2 at t.0"]);
+    let mut world = World::with(Settings { max_effort: 20, ..Settings::default() });
+    world.subscribe(1, 1, r#"{"a":{"$regex":"x"},"b":1}"#);
+    world.ask(1, 2, new(r#"{"a":{"$regex":"x"}}"#, Principals::ANONYMOUS), false);
+    world.expect(1, &[r#"error 2 155 "The filters of a connection have too many constraints." false"#]);
+    world.ask(1, 1, new("{}", Principals::ANONYMOUS), false);
+    world.ask(1, 2, new(r#"{"a":{"$regex":"x"}}"#, Principals::ANONYMOUS), false);
+    world.expect(1, &["subscribed 1 at t.0", "subscribed 2 at t.0", "ping 2"]);
 }
 
 #[test]

@@ -134,7 +134,7 @@ impl Task {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(client) = &self.client {
             // Before anything is taken, so that what comes afterwards wakes us.
-            client.connection.outbox().register(cx.waker());
+            client.connection.outbox().attend(cx.waker());
         }
         match self.step(cx) {
             Ok(()) => Poll::Pending,
@@ -312,7 +312,7 @@ impl Task {
                 let addressee = Addressee { client_id: new_client_id(), installation_id };
                 let connected = addressee.plain("connected", None);
                 let connection = self.live.connect(addressee);
-                connection.outbox().register(cx.waker());
+                connection.outbox().attend(cx.waker());
                 connection.outbox().push_frame(connected, self.live.now());
                 self.client = Some(Client { connection, guest, is_slow: false });
                 self.beat = Box::pin(sleep(self.settings.ping));

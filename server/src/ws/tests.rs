@@ -270,7 +270,7 @@ async fn bad_input_is_answered_and_hurts_nobody() {
             r#"{"op":"error","error":"A frame must be a JSON object","code":1,"reconnect":false,"requestId":null}"#,
         ),
         (r#"{"op":"query","requestId":77}"#, r#""code":2,"reconnect":false,"requestId":77}"#),
-        (r#"{"op":"unsubscribe","requestId":77}"#, r#"{"op":"unsubscribed","#),
+        (r#"{"op":"unsubscribe","requestId":77}"#, r#""code":2,"reconnect":false,"requestId":77}"#),
         (r#"{"op":"connect","applicationId":"app"}"#, r#""code":1,"reconnect":false"#),
         (
             r#"{"op":"subscribe","requestId":1,"query":{"className":"Note","where":{"a":{"$x":1}}}}"#,

@@ -117,6 +117,17 @@ fn is_setting(name: &OsString) -> bool {
     name.to_string_lossy().starts_with("TIDINGS_")
 }
 
+/// That a process did not start, and says why in words that name what is wrong.
+#[track_caller]
+pub(crate) fn refused(ended: &Ended, words: &[&str]) {
+    assert!(ended.code.is_some_and(|code| code != 0), "{ended:?}");
+    assert!(!ended.stdout.contains("ready "), "{ended:?}");
+    for word in words {
+        assert!(ended.stderr.contains(word), "no {word} in {ended:?}");
+    }
+    assert!(!ended.stderr.contains("panicked"), "{ended:?}");
+}
+
 pub(crate) fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }

@@ -11,7 +11,7 @@ mod server;
 mod turn;
 
 pub(crate) use client::{Answer, Client, query_string};
-pub(crate) use launch::{Ended, Launch};
+pub(crate) use launch::{Launch, refused};
 pub(crate) use live::Live;
 pub(crate) use raw::{Raw, status_of};
 pub(crate) use serde_json::{Value, json};

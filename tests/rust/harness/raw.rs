@@ -31,18 +31,24 @@ impl Raw {
         all
     }
 
-    /// One answer, whose body is not awaited: its status.
-    pub(crate) async fn status(&mut self) -> u16 {
-        let mut head = Vec::new();
+    /// Everything up to these bytes and what came with them, or until the server closes.
+    pub(crate) async fn until(&mut self, end: &[u8]) -> Vec<u8> {
+        let mut all = Vec::new();
         let reading = tokio::time::timeout(PATIENCE, async {
-            while !head.windows(4).any(|window| window == b"\r\n\r\n") {
-                match self.0.read_buf(&mut head).await {
+            while !all.windows(end.len()).any(|window| window == end) {
+                match self.0.read_buf(&mut all).await {
                     Ok(0) | Err(_) => break,
                     Ok(_) => {}
                 }
             }
         });
         reading.await.expect("an answer");
+        all
+    }
+
+    /// One answer, whose body is not awaited: its status.
+    pub(crate) async fn status(&mut self) -> u16 {
+        let head = self.until(b"\r\n\r\n").await;
         status_of(&head).unwrap_or_else(|| panic!("no answer: {:?}", String::from_utf8_lossy(&head)))
     }
 }

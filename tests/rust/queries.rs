@@ -1,0 +1,219 @@
+//! What an index finds is what a scan finds: the same question asked in two ways, of values that are easily confused.
+
+use crate::harness::{Client, Server, Value, date, fresh, json, pointer};
+
+/// The values of each column, those next to each other hard to tell apart in an index.
+fn columns() -> Vec<(&'static str, Vec<Value>)> {
+    let numbers = [
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        0.5,
+        -0.5,
+        1.5,
+        2.0,
+        10.0,
+        255.0,
+        256.0,
+        65_536.0,
+        -256.0,
+        9_007_199_254_740_991.0,
+        -9_007_199_254_740_991.0,
+        9_007_199_254_740_993.0,
+        1e300,
+        -1e300,
+        5e-324,
+        1e-7,
+    ];
+    let texts = [
+        "", " ", "a", "A", "aa", "ab", "b", "a\u{0}", "a\u{0}b", "a\u{1}", "\u{0}", "\u{1}", "\u{ff}", "é", "e\u{301}",
+        "z", "😀", "\u{ffff}", "10", "9", "null", "a.b", "$a", "100%", "\\Q", "^a",
+    ];
+    let dates = [
+        "1969-12-31T23:59:59.999Z",
+        "1970-01-01T00:00:00.000Z",
+        "1970-01-01T00:00:00.001Z",
+        "2020-01-01T00:00:00.000Z",
+        "2020-01-01T00:00:00.001Z",
+        "0001-01-01T00:00:00.000Z",
+        "9999-12-31T23:59:59.999Z",
+    ];
+    let pointers = [
+        ("A", "x"),
+        ("A", "X"),
+        ("A", "xx"),
+        ("A", "x\u{0}"),
+        ("A", "x\u{0}y"),
+        ("A", "x$y"),
+        ("A", "ü"),
+        ("A", "\u{1}"),
+        ("A", "AAA"),
+    ];
+    vec![
+        ("number", numbers.into_iter().map(|number| json!(number)).collect()),
+        ("text", texts.into_iter().map(|text| json!(text)).collect()),
+        ("date", dates.into_iter().map(date).collect()),
+        ("pointer", pointers.into_iter().map(|(class, id)| pointer(class, id)).collect()),
+        ("flag", vec![json!(true), json!(false)]),
+        (
+            "list",
+            vec![
+                json!([]),
+                json!([null]),
+                json!([0]),
+                json!([1, 2]),
+                json!([2, 1]),
+                json!(["a", 1]),
+                json!([[1, 2]]),
+                json!([true]),
+                json!([pointer("A", "x")]),
+                json!([pointer("A", "x"), pointer("A", "xx")]),
+                json!([{"a": 1}]),
+                json!(["a\u{0}"]),
+            ],
+        ),
+        (
+            "object",
+            vec![
+                json!({}),
+                json!({"a": 1}),
+                json!({"a": null}),
+                json!({"a": [1, 2]}),
+                json!({"a": {"b": 1}}),
+                json!({"a": "1"}),
+            ],
+        ),
+    ]
+}
+
+/// A row for each value, each twice, and a few without.
+async fn fill(client: &Client, class: &str) {
+    let columns = columns();
+    let longest = columns.iter().map(|(_, values)| values.len()).max().unwrap();
+    let mut rows: Vec<Value> = (0..longest * 2)
+        .map(|at| {
+            let cells = columns.iter().map(|(name, values)| ((*name).to_owned(), values[at % values.len()].clone()));
+            Value::Object(cells.collect())
+        })
+        .collect();
+    rows.push(json!({}));
+    let nulls = columns.iter().map(|(name, _)| ((*name).to_owned(), Value::Null)).collect();
+    rows.push(Value::Object(nulls));
+    for (at, row) in rows.iter_mut().enumerate() {
+        row["at"] = at.into();
+    }
+    for some in rows.chunks(25) {
+        let path = format!("/parse/classes/{class}");
+        let requests: Vec<_> = some.iter().map(|row| json!({"method": "POST", "path": path, "body": row})).collect();
+        let results = client.post("/batch", json!({"requests": requests})).await.ok();
+        assert!(results.as_array().unwrap().iter().all(|result| result["success"].is_object()), "{results}");
+    }
+}
+
+/// The rows that a filter finds, in the order asked for.
+async fn ask(client: &Client, class: &str, filter: &Value, order: &str) -> Result<Vec<i64>, String> {
+    let body = json!({"_method": "GET", "where": filter, "order": order, "limit": 1_000, "keys": "at"});
+    let answer = client.post(&format!("/classes/{class}"), body).await;
+    match answer.body["results"].as_array() {
+        Some(rows) => Ok(rows.iter().map(|row| row["at"].as_i64().unwrap()).collect()),
+        None => Err(format!("{} {}", answer.status, answer.text)),
+    }
+}
+
+/// The same rows by a filter that no index can answer.
+fn by_scan(filter: &Value) -> Value {
+    json!({"$nor": [{"$nor": [filter]}]})
+}
+
+#[tokio::test]
+async fn indexes_find_what_scans_find() {
+    let server = Server::shared();
+    let (master, class) = (server.master(), fresh("Indexed"));
+    fill(&master, &class).await;
+    // Pointers and dates have theirs by themselves.
+    let indexes: Value = ["number", "text", "flag", "list", "object"]
+        .into_iter()
+        .map(|name| (format!("by_{name}"), json!({name: 1})))
+        .collect::<serde_json::Map<_, _>>()
+        .into();
+    master.put(&format!("/schemas/{class}"), json!({"indexes": indexes})).await.ok();
+    let mut filters = Vec::new();
+    for (name, values) in columns() {
+        for (at, value) in values.iter().enumerate() {
+            let next = &values[(at + 1) % values.len()];
+            filters.push(json!({name: {"$eq": value}}));
+            filters.push(json!({name: {"$ne": value}}));
+            filters.push(json!({name: {"$in": [value, next]}}));
+            filters.push(json!({name: {"$nin": [value, null]}}));
+            for operator in ["$lt", "$lte", "$gt", "$gte"] {
+                filters.push(json!({name: {operator: value}}));
+            }
+            filters.push(json!({name: {"$gte": value, "$lt": next}}));
+            filters.push(json!({name: {"$gt": value, "$ne": next}}));
+            filters.push(json!({name: {"$all": [value]}}));
+            filters.push(json!({"$or": [{name: {"$eq": value}}, {"at": {"$lt": 3}}]}));
+            filters.push(json!({"$and": [{name: {"$eq": value}}, {"number": {"$exists": true}}]}));
+        }
+        filters.push(json!({name: null}));
+        filters.push(json!({name: {"$exists": true}}));
+        filters.push(json!({name: {"$exists": false}}));
+        filters.push(json!({name: {"$in": []}}));
+        filters.push(json!({name: {"$nin": []}}));
+        filters.push(json!({name: {"$gte": null}}));
+    }
+    for prefix in ["^a", "^\\Qa\\E", "^", "^😀", "a$", "^é", "^\\Q\\E", "^a\\.", "(?i)^a", "^a|b"] {
+        filters.push(json!({"text": {"$regex": prefix}}));
+        filters.push(json!({"text": {"$regex": prefix, "$options": "i"}}));
+    }
+    let mut wrong = Vec::new();
+    for filter in &filters {
+        let (found, scanned) =
+            (ask(&master, &class, filter, "at").await, ask(&master, &class, &by_scan(filter), "at").await);
+        if found != scanned || found.is_err() {
+            wrong.push(format!("{filter}\n    by index {found:?}\n    by scan  {scanned:?}"));
+        }
+    }
+    println!("{} filters", filters.len());
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), filters.len(), wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn indexes_put_into_the_order_that_sorting_puts_into() {
+    let server = Server::shared();
+    let (master, class) = (server.master(), fresh("Ordered"));
+    fill(&master, &class).await;
+    let names: Vec<_> = columns().into_iter().map(|(name, _)| name).collect();
+    let mut plain = Vec::new();
+    let orders: Vec<String> = names.iter().flat_map(|name| [format!("{name},at"), format!("-{name},at")]).collect();
+    for order in &orders {
+        plain.push(ask(&master, &class, &json!({}), order).await.unwrap());
+    }
+    let indexes: serde_json::Map<String, Value> = names
+        .iter()
+        .flat_map(|name| {
+            [(format!("up_{name}"), json!({*name: 1, "at": 1})), (format!("down_{name}"), json!({*name: -1, "at": 1}))]
+        })
+        .collect();
+    master.put(&format!("/schemas/{class}"), json!({"indexes": indexes})).await.ok();
+    let mut wrong = Vec::new();
+    for (order, sorted) in orders.iter().zip(plain) {
+        let read = ask(&master, &class, &json!({}), order).await.unwrap();
+        if read != sorted {
+            wrong.push(format!("{order}\n    by index {read:?}\n    sorted   {sorted:?}"));
+        }
+        // Pages of an order put together are the order.
+        let mut paged = Vec::new();
+        while paged.len() < sorted.len() {
+            let (skip, limit) = (paged.len().to_string(), "7");
+            let parameters = [("order", order.as_str()), ("skip", &skip), ("limit", limit), ("keys", "at")];
+            let page = master.find_by(&class, &parameters).await;
+            assert!(!page.is_empty(), "{order} from {skip}");
+            paged.extend(page.iter().map(|row| row["at"].as_i64().unwrap()));
+        }
+        if paged != sorted {
+            wrong.push(format!("{order}\n    in pages {paged:?}\n    at once  {sorted:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

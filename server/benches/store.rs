@@ -30,9 +30,7 @@ fn main() {
     if let [role, folder] = arguments.as_slice()
         && role == "open"
     {
-        let started = Instant::now();
-        Embedded::open(Path::new(folder), EmbeddedOptions::default()).unwrap();
-        return println!("opened and closed in {:.0?}", started.elapsed());
+        return println!("opened in {}", opening(|| Embedded::open(Path::new(folder), EmbeddedOptions::default())).1);
     }
     let runs = |part: &str| arguments.is_empty() || arguments.iter().any(|argument| argument == part);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -65,19 +63,25 @@ fn main() {
         for _ in 0..3 {
             // Each time the same crash: a copy of the files as the dead process left them.
             let copy = folder.copy();
-            let (started, before) = (Instant::now(), thread_nanos());
-            let store = copy.open();
-            let busy = Duration::from_nanos(thread_nanos() - before);
-            println!("opened in {:.0?}, {busy:.0?} of CPU", started.elapsed());
+            let (store, times) = opening(|| copy.open());
+            println!("opened in {times}");
             assert!(store.schemas().contains_key(&class()));
         }
         settle();
         let store = folder.open();
         println!("gets of {count}, 1 thread: {}", per_second(1, || get(&store, million_id(count))));
         println!("chat queries of {count}, 1 thread: {}", per_second(1, || chat(&store)));
+        println!("creates on {count}, 10,000 a second: {}", runtime.block_on(paced(&store, 10_000)));
         println!("creates on {count}, 64 clients: {}", runtime.block_on(creates(&store, 64)));
         println!("creates on {count}, 16 clients: {}", runtime.block_on(creates(&store, 16)));
     }
+}
+
+fn opening<T>(open: impl FnOnce() -> T) -> (T, String) {
+    let (started, before) = (Instant::now(), thread_nanos());
+    let store = open();
+    let busy = Duration::from_nanos(thread_nanos() - before);
+    (store, format!("{:.0?}, {busy:.0?} of CPU", started.elapsed()))
 }
 
 /// Where a store lives; removed at the end.
@@ -201,6 +205,33 @@ async fn creates(store: &Arc<Embedded>, clients: usize) -> String {
     for task in tasks {
         latencies.extend(task.await.unwrap());
     }
+    summary(latencies)
+}
+
+/// Creates that come at a fixed rate whatever the store does; latencies count from when each was due.
+async fn paced(store: &Arc<Embedded>, rate: u32) -> String {
+    let started = Instant::now();
+    let mut answers = Vec::new();
+    let count = rate * seconds().as_secs() as u32;
+    for n in 0..count {
+        let due = started + Duration::from_secs(1) * n / rate;
+        if due > Instant::now() {
+            tokio::time::sleep_until(due.into()).await;
+        }
+        let answer = store.commit(vec![message(random_id(), u64::from(n) % 10_000, now())]);
+        answers.push(tokio::spawn(async move {
+            answer.await.unwrap();
+            due.elapsed()
+        }));
+    }
+    let mut latencies = Vec::new();
+    for answer in answers {
+        latencies.push(answer.await.unwrap());
+    }
+    summary(latencies)
+}
+
+fn summary(mut latencies: Vec<Duration>) -> String {
     latencies.sort_unstable();
     let rate = latencies.len() as f64 / seconds().as_secs_f64();
     let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;

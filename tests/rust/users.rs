@@ -320,3 +320,62 @@ async fn no_secret_is_in_the_log_or_in_an_error() {
         }
     }
 }
+
+#[tokio::test]
+async fn sessions_and_internal_fields_leak_in_no_way() {
+    let server = plain_server();
+    let (alice, bob) = (server.sign_up("alice").await, server.sign_up("bob").await);
+    let session = id_of(&bob.get("/sessions/me").await.ok());
+    // By including what one points to.
+    let note = json!({"s": {"__type": "Pointer", "className": "_Session", "objectId": session}, "u": bob.pointer()});
+    let id = alice.create("Note", note).await;
+    let included = alice.get(&format!("/classes/Note/{id}?include=s,u,s.user")).await.ok();
+    assert_eq!((included.get("s"), included.get("u")), (None, None), "{included}");
+    let own = bob.get(&format!("/classes/Note/{id}?include=s,u")).await.ok();
+    assert_eq!(own["u"]["username"], json!(bob.name), "{own}");
+
+    // By asking for it.
+    let by_token = json!({"sessionToken": bob.token()});
+    assert_eq!(alice.find("_Session", by_token.clone()).await, [Value::Null; 0]);
+    assert_eq!(bob.find("_Session", by_token).await.len(), 1, "one's own may be asked for");
+    for field in ["_hashed_password", "_session_token", "_auth_data_anonymous", "_rperm"] {
+        for (class, caller) in [("_User", &alice), ("_Session", &alice), ("_User", &server.master())] {
+            let filter = json!({field: {"$exists": true}}).to_string();
+            caller.query(class, &[("where", &filter)]).await.refused(400, 105);
+            caller.query(class, &[("order", field)]).await.refused(400, 105);
+            caller.put(&format!("/classes/{class}/x"), json!({field: "x"})).await.refused(400, 105);
+        }
+    }
+    // Not even by the master.
+    for path in ["/users", "/sessions", "/classes/_User", "/schemas"] {
+        let text = server.master().get(path).await.ok().to_string();
+        for secret in ["_hashed_password", "argon2", "_session_token", "_auth_data"] {
+            assert!(!text.contains(secret), "{secret} at {path}: {text}");
+        }
+    }
+    let keyed = server.master().query("_User", &[("keys", "_hashed_password,password")]).await.ok();
+    assert!(!keyed.to_string().contains("argon2"), "{keyed}");
+}
+
+#[tokio::test]
+async fn operations_on_what_a_user_is_are_refused() {
+    let server = plain_server();
+    let alice = server.sign_up("alice").await;
+    let place = format!("/users/{}", alice.id());
+    for change in [
+        json!({"username": {"__op": "Add", "objects": ["x"]}}),
+        json!({"username": {"__op": "Increment", "amount": 1}}),
+        json!({"username.x": "y"}),
+        json!({"email": {"__op": "AddUnique", "objects": ["x@y"]}}),
+        json!({"email": ["x@y"]}),
+        json!({"password": {"__op": "Add", "objects": ["x"]}}),
+        json!({"password.x": "y"}),
+        json!({"authData.anonymous": {"id": "x"}}),
+    ] {
+        let answer = alice.put(&place, change.clone()).await;
+        assert_eq!(answer.status, 400, "{change}: {}", answer.text);
+    }
+    let me = alice.get("/users/me").await.ok();
+    assert_eq!((&me["username"], me.get("password"), me.get("authData")), (&json!(alice.name), None, None), "{me}");
+    log_in(&server.nobody(), &alice.name, "secret").await;
+}

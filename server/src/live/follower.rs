@@ -84,10 +84,7 @@ pub(super) struct Follower {
     runtime: Handle,
     /// Reads under way at a time.
     slots: Arc<Semaphore>,
-    /// When connections were last woken for changes.
-    round: Instant,
-    /// Whether so many were woken that the next changes should wait for each other.
-    is_large_round: bool,
+    round: Round,
     reported: Instant,
 }
 
@@ -109,15 +106,53 @@ enum Next {
     Retry,
 }
 
+/// Waking many connections at once, and then leaving them and the writers some time.
+///
+/// A system call per connection is most of what delivery costs, and it costs the same with one event as with ten. So
+/// where a change wakes many connections, those that come while these run, and a moment longer, make up the next round
+/// together: events come a little later and far more of them do. A change that comes alone never waits.
+enum Round {
+    Over,
+    Running { since: Instant },
+    Resting { until: Instant },
+}
+
+/// From so many connections on, waking them is a round.
+const LARGE_ROUND: usize = 256;
+/// A round is taken for finished after this time, whoever has not run by then.
+const LONGEST_ROUND: Duration = Duration::from_millis(20);
+/// Bounds of the moment after a round, which otherwise is as long as the round was.
+const SHORTEST_REST: Duration = Duration::from_millis(1);
+const LONGEST_REST: Duration = Duration::from_millis(10);
+
+impl Round {
+    fn begin(woken: usize, now: Instant) -> Self {
+        if woken >= LARGE_ROUND { Self::Running { since: now } } else { Self::Over }
+    }
+
+    /// How long changes have to wait for the next round; `None` when it may begin.
+    fn rest(&mut self, woken: usize, now: Instant) -> Option<Duration> {
+        if let Self::Running { since } = *self {
+            let elapsed = now.duration_since(since);
+            if woken > FEW_WOKEN && elapsed < LONGEST_ROUND {
+                return Some(LONGEST_ROUND - elapsed);
+            }
+            *self = Self::Resting { until: now + elapsed.clamp(SHORTEST_REST, LONGEST_REST) };
+        }
+        if let Self::Resting { until } = *self {
+            if now < until {
+                return Some(until - now);
+            }
+            *self = Self::Over;
+        }
+        None
+    }
+}
+
 /// How much of the change log is read at a time while the engine is behind.
 const LOG_BYTES: usize = 1 << 20;
 /// How long the thread sleeps when nothing happens: metrics stay fresh.
 const IDLE: Duration = Duration::from_secs(1);
-/// From so many woken connections on, the changes that come meanwhile make up the next round together: a system call per
-/// connection is most of what delivery costs, and it costs the same with one event as with ten.
-const LARGE_ROUND: usize = 256;
-/// How long changes wait at most for the round of wakes before them.
-const ROUND: Duration = Duration::from_millis(20);
 /// How soon a change log that could not be read is tried again.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -140,8 +175,7 @@ impl Follower {
             engine,
             runtime: Handle::current(),
             slots,
-            round: Instant::now(),
-            is_large_round: false,
+            round: Round::Over,
             reported: Instant::now(),
         }
     }
@@ -172,8 +206,7 @@ impl Follower {
             let deadline = self.engine.tick(now);
             self.engine.flush(now);
             if batch.bytes > 0 {
-                self.round = Instant::now();
-                self.is_large_round = self.delivery.woken() >= LARGE_ROUND;
+                self.round = Round::begin(self.delivery.woken(), Instant::now());
                 self.tail.applied(self.engine.position(), batch.bytes);
             }
             for request in self.engine.take_reads() {
@@ -199,10 +232,7 @@ impl Follower {
         if self.engine.is_full() {
             return Batch { bytes: 0, next: Next::WhenWoken };
         }
-        if self.is_large_round
-            && self.delivery.woken() > FEW_WOKEN
-            && let Some(rest) = ROUND.checked_sub(self.round.elapsed())
-        {
+        if let Some(rest) = self.round.rest(self.delivery.woken(), Instant::now()) {
             return Batch { bytes: 0, next: Next::Within(rest) };
         }
         let max = self.delivery.settings.batch;
@@ -291,6 +321,7 @@ impl Follower {
 
 #[cfg(test)]
 mod tests {
+    use super::Round;
     use crate::changes::{Change, ChangeSource, ChangeTail, Committed, ObjectChange, Position, SourceError};
     use crate::live::{Answer, Audience, Connection, Feed, Found, LiveQueries, NewSubscription, Read, Reads, Settings};
     use crate::permissions::Principals;
@@ -392,6 +423,25 @@ mod tests {
         outbox.take(4 << 10, &mut taken, connection.live.now());
         let texts = taken.into_iter().filter_map(|outgoing| outbox.compose(outgoing, &mut scratch).ok());
         texts.map(|frame| String::from_utf8(frame.to_vec()).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_round_lasts_until_all_have_run_and_then_rests() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let left = |round: &mut Round, woken, millis| round.rest(woken, at(millis)).map(|rest| rest.as_millis());
+        // A few connections are no round.
+        assert_eq!(left(&mut Round::begin(100, start), 100, 0), None);
+        let mut round = Round::begin(1_000, start);
+        assert_eq!(left(&mut round, 500, 3), Some(17));
+        assert_eq!(left(&mut round, 10, 6), Some(6));
+        assert_eq!(left(&mut round, 0, 11), Some(1));
+        assert_eq!(left(&mut round, 0, 12), None);
+        assert_eq!(left(&mut round, 0, 13), None);
+        // Who does not run in time is not waited for.
+        let mut round = Round::begin(1_000, start);
+        assert_eq!(left(&mut round, 500, 20), Some(10));
+        assert_eq!(left(&mut round, 500, 30), None);
     }
 
     #[tokio::test]

@@ -39,6 +39,8 @@ pub(super) struct Group {
     pub(super) changes: Vec<Arc<Committed>>,
     /// Bytes of rows and records so far.
     pub(super) bytes: usize,
+    /// Bytes of rows alone.
+    row_bytes: usize,
     /// How to take back what the commit at hand has staged.
     undo: Vec<Undo>,
 }
@@ -84,6 +86,7 @@ impl Group {
             records: Vec::new(),
             changes: Vec::new(),
             bytes: 0,
+            row_bytes: 0,
             undo: Vec::new(),
         }
     }
@@ -104,12 +107,12 @@ impl Group {
 
     /// Stages all writes, or none.
     pub(super) fn commit(&mut self, writes: Vec<Write>) -> Result<Vec<Written>, WriteError> {
-        let limit = self.bytes.saturating_add(self.limits.commit_bytes);
+        let limit = self.row_bytes.saturating_add(self.limits.commit_bytes);
         self.atomically(|group| {
             let mut written = Vec::with_capacity(writes.len());
             for write in writes {
                 written.push(group.write(write)?);
-                if group.bytes > limit {
+                if group.row_bytes > limit {
                     return Err(too_large("commit", group.limits.commit_bytes).into());
                 }
             }
@@ -123,14 +126,16 @@ impl Group {
 
     fn atomically<T>(&mut self, stage: impl FnOnce(&mut Self) -> Result<T, WriteError>) -> Result<T, WriteError> {
         self.undo.clear();
-        let (records, position, log_bytes, bytes) = (self.records.len(), self.position, self.log_bytes, self.bytes);
+        let (records, position, log_bytes) = (self.records.len(), self.position, self.log_bytes);
+        let (bytes, row_bytes) = (self.bytes, self.row_bytes);
         // A bug that shows with one write must not end the thread that makes all of them.
         let staged = catch_unwind(AssertUnwindSafe(|| stage(self)));
         let result = staged.unwrap_or_else(|_| Err(Unavailable("a write made the store panic".to_owned()).into()));
         if result.is_err() {
             self.records.truncate(records);
             self.changes.truncate(records);
-            (self.position, self.log_bytes, self.bytes) = (position, log_bytes, bytes);
+            (self.position, self.log_bytes) = (position, log_bytes);
+            (self.bytes, self.row_bytes) = (bytes, row_bytes);
             while let Some(undo) = self.undo.pop() {
                 self.take_back(undo);
             }
@@ -359,6 +364,7 @@ impl Group {
                     return Err(too_large("object", self.limits.object_bytes).into());
                 }
                 self.bytes += bytes.len();
+                self.row_bytes += bytes.len();
                 Some((object.clone(), bytes))
             }
             None => None,

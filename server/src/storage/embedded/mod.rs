@@ -60,7 +60,7 @@ pub struct EmbeddedOptions {
     pub memtable_bytes: u64,
     /// The largest object, as stored.
     pub object_bytes: usize,
-    /// The largest commit: all its objects as stored, and their change records.
+    /// The largest commit: all its objects as stored.
     pub commit_bytes: usize,
     /// How many commits may wait for the writer. Beyond that they are refused.
     pub waiting_commits: usize,
@@ -75,7 +75,7 @@ impl Default for EmbeddedOptions {
     fn default() -> Self {
         Self {
             cache_bytes: 64 << 20,
-            block_cache_bytes: 64 << 20,
+            block_cache_bytes: 128 << 20,
             journal_bytes: 64 << 20,
             memtable_bytes: 64 << 20,
             object_bytes: 1 << 20,
@@ -160,7 +160,7 @@ impl Embedded {
         // Commits wait here in the order of their calls; `waiting_commits` bounds how many.
         let (requests, taken) = mpsc::channel();
         let (numbers, log_bytes) = (opened.numbers, opened.log_bytes);
-        let writer = Writer { shared: shared.clone(), requests: taken, numbers, log_bytes, chores };
+        let writer = Writer { shared: shared.clone(), requests: taken, numbers, log_bytes, chores, unseen_bytes: 0 };
         let (ends_marker, marker_ends) = mpsc::channel::<()>();
         let for_marker = shared.clone();
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {

@@ -23,6 +23,9 @@ use tidings_protocol::ClassName;
 /// What is written into a new store, and asked of one that is opened.
 const FORMAT: u8 = 1;
 
+/// fjall takes no lower limit, and begins no new journal before.
+pub(super) const LEAST_JOURNAL: u64 = 64 << 20;
+
 /// Why a store was not opened. The text is for whoever runs the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpenError {
@@ -163,7 +166,7 @@ fn open_files(folder: &Path, options: &EmbeddedOptions) -> Result<(Database, Key
         error => damaged(folder, &error.to_string()),
     };
     let db = Database::builder(folder.join("store"))
-        .max_journaling_size(options.journal_bytes.max(64 << 20))
+        .max_journaling_size(options.journal_bytes.max(LEAST_JOURNAL))
         .cache_size(options.block_cache_bytes)
         .worker_threads(2)
         .open()

@@ -8,6 +8,7 @@ use super::catalog::{self, Numbers};
 use super::chores::Chores;
 use super::group::{Group, Limits};
 use super::keys::{self, IndexId};
+use super::open;
 use super::view::{Published, View};
 use crate::schema::{ClassSchema, SchemaEdit};
 use crate::storage::{Unavailable, Write, WriteError, Written};
@@ -22,6 +23,8 @@ use tokio::sync::oneshot;
 const GROUP_COMMITS: usize = 1_024;
 /// And at this many bytes.
 const GROUP_BYTES: usize = 8 << 20;
+/// Bytes between two looks at how long the journal is.
+const LOOK_AT_JOURNAL: usize = 512 << 10;
 /// How often the thread looks for work when nobody writes.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -39,6 +42,8 @@ pub(super) struct Writer {
     pub(super) numbers: Numbers,
     pub(super) log_bytes: u64,
     pub(super) chores: Chores,
+    /// Bytes written since the journal was last looked at.
+    pub(super) unseen_bytes: usize,
 }
 
 /// An answer that waits until its group is on disk.
@@ -227,8 +232,28 @@ impl Writer {
             counts,
         });
         self.chores.wrote(group.records.len());
+        self.unseen_bytes += group.bytes;
+        if self.unseen_bytes > LOOK_AT_JOURNAL {
+            self.unseen_bytes = 0;
+            self.bound_journal();
+        }
         self.shared.tail.push(group.changes);
         Ok(())
+    }
+
+    /// Keeps the journal at its limit.
+    ///
+    /// By itself, fjall looks at the journal only when some keyspace has filled its memory, and by then the journal can
+    /// be three times as long: three seconds of reading after a crash. Making one keyspace write out what it has in
+    /// memory makes fjall begin a new journal, and all others follow.
+    fn bound_journal(&self) {
+        let db = &self.shared.db;
+        let limit = self.shared.options.journal_bytes.max(open::LEAST_JOURNAL);
+        // While an older journal waits for its keyspaces, this has just happened.
+        let is_over = db.journal_count() == 1 && db.journal_disk_space().is_ok_and(|bytes| bytes > limit);
+        if is_over && let Err(error) = self.shared.files.keyspaces.changes.rotate_memtable() {
+            tracing::warn!(%error, "the journal could not be shortened; the next start will take longer");
+        }
     }
 
     fn chore(&mut self) -> Result<(), Unavailable> {

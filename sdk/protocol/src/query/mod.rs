@@ -1,0 +1,230 @@
+//! What a client asks for: predicate, order, page, keys and include.
+//!
+//! The types are here; [`parameters`] reads them from a request, [`json`] reads and writes a `where`, and [`canonical`]
+//! gives predicates their identity.
+
+mod canonical;
+mod json;
+mod parameters;
+
+pub use json::{MAX_CLAUSES, MAX_LIST, MAX_PREDICATE_DEPTH, MAX_REGEX};
+
+use crate::names::ClassName;
+use crate::object::Object;
+use crate::value::Value;
+use compact_str::CompactString;
+
+/// A question about one class.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Query {
+    pub class: ClassName,
+    pub predicate: Predicate,
+    pub order: Vec<Order>,
+    /// `None` is the server's default.
+    pub limit: Option<u64>,
+    pub skip: u64,
+    /// Whether the number of all matches is asked for, whatever limit and skip say.
+    pub count: bool,
+    pub projection: Projection,
+    /// Paths of pointers to expand, parents before children; `["*"]` stands for all.
+    pub include: Vec<CompactString>,
+    /// Ask for the plan instead of the results.
+    pub explain: bool,
+}
+
+/// Which fields an answer shows.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Projection {
+    /// `None` shows all.
+    pub keys: Option<Vec<CompactString>>,
+    pub exclude: Vec<CompactString>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Order {
+    pub path: CompactString,
+    pub descending: bool,
+}
+
+/// Which objects match.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Predicate {
+    /// All of these; an empty list matches everything.
+    And(Vec<Predicate>),
+    Or(Vec<Predicate>),
+    Nor(Vec<Predicate>),
+    Field {
+        path: CompactString,
+        constraint: Constraint,
+    },
+}
+
+/// What a field must be. Several constraints on one field are several [`Predicate::Field`]s.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Constraint {
+    Eq(Value),
+    Ne(Value),
+    Lt(Value),
+    Lte(Value),
+    Gt(Value),
+    Gte(Value),
+    /// A plain id in the list also stands for a pointer with that id.
+    In(Vec<Value>),
+    Nin(Vec<Value>),
+    All(Vec<Value>),
+    /// Each expression matches some element.
+    AllMatch(Vec<Regex>),
+    Exists(bool),
+    Matches(Regex),
+}
+
+/// A regular expression as the client wrote it; [`crate::matches`] compiles it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Regex {
+    pub pattern: CompactString,
+    /// Letters of `imxsu`.
+    pub options: CompactString,
+}
+
+impl Query {
+    /// Everything of a class, in its natural order.
+    pub fn all(class: ClassName) -> Self {
+        Self {
+            class,
+            predicate: Predicate::everything(),
+            order: Vec::new(),
+            limit: None,
+            skip: 0,
+            count: false,
+            projection: Projection::default(),
+            include: Vec::new(),
+            explain: false,
+        }
+    }
+
+    /// The `objectId` that is the query's only constraint, if it is: such a find is a `get` to class-level permissions.
+    pub fn only_object_id(&self) -> Option<&str> {
+        self.predicate.only_object_id()
+    }
+}
+
+impl Projection {
+    /// Whether a top-level field is shown. The id, the timestamps and the ACL always are.
+    ///
+    /// `a.b` shows the whole of `a`: what is inside an object is not cut.
+    pub fn shows(&self, name: &str) -> bool {
+        let listed = |path: &CompactString| path.split('.').next() == Some(name);
+        self.keys.as_ref().is_none_or(|keys| keys.iter().any(listed)) && !self.exclude.iter().any(|path| path == name)
+    }
+
+    /// What is shown of the object to which the pointer `field` was expanded.
+    pub fn inside(&self, field: &str) -> Self {
+        let strip = |paths: &Vec<CompactString>| -> Vec<CompactString> {
+            paths
+                .iter()
+                .filter_map(|path| path.strip_prefix(field)?.strip_prefix('.'))
+                .map(CompactString::from)
+                .collect()
+        };
+        // `keys=author,author.name` still asks for the whole author.
+        let whole = self.keys.as_ref().is_none_or(|keys| keys.iter().any(|key| key == field));
+        Self { keys: if whole { None } else { self.keys.as_ref().map(strip) }, exclude: strip(&self.exclude) }
+    }
+}
+
+impl Predicate {
+    pub fn everything() -> Self {
+        Self::And(Vec::new())
+    }
+
+    pub fn field(path: impl Into<CompactString>, constraint: Constraint) -> Self {
+        Self::Field { path: path.into(), constraint }
+    }
+
+    pub fn equal(path: impl Into<CompactString>, value: impl Into<Value>) -> Self {
+        Self::field(path, Constraint::Eq(value.into()))
+    }
+
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::And(mut all), Self::And(more)) => {
+                all.extend(more);
+                Self::And(all)
+            }
+            (Self::And(mut all), other) | (other, Self::And(mut all)) => {
+                all.push(other);
+                Self::And(all)
+            }
+            (one, other) => Self::And(vec![one, other]),
+        }
+    }
+
+    /// Every field path that the predicate names, with repeats.
+    pub fn paths(&self, visit: &mut impl FnMut(&str)) {
+        match self {
+            Self::And(parts) | Self::Or(parts) | Self::Nor(parts) => parts.iter().for_each(|part| part.paths(visit)),
+            Self::Field { path, .. } => visit(path),
+        }
+    }
+
+    pub fn only_object_id(&self) -> Option<&str> {
+        match self {
+            Self::And(parts) => match parts.as_slice() {
+                [only] => only.only_object_id(),
+                _ => None,
+            },
+            Self::Field { path, constraint: Constraint::Eq(Value::String(id)) } if path == "objectId" => Some(id),
+            _ => None,
+        }
+    }
+}
+
+/// Visits what `a.b.c` finds in an object, until `visit` returns true. Inside an array a name goes into every element
+/// that is an object, and a number also picks an element. `None` is a value that is missing.
+pub fn visit_path(object: &Object, path: &str, visit: &mut dyn FnMut(Option<&Value>) -> bool) -> bool {
+    match path.split_once('.') {
+        None => visit(object.field(path).as_deref()),
+        Some((head, rest)) => visit_inside(object.field(head).as_deref(), rest, visit),
+    }
+}
+
+fn visit_inside(value: Option<&Value>, path: &str, visit: &mut dyn FnMut(Option<&Value>) -> bool) -> bool {
+    let (head, rest) = path.split_once('.').map_or((path, None), |(head, rest)| (head, Some(rest)));
+    let step = |found: Option<&Value>, visit: &mut dyn FnMut(Option<&Value>) -> bool| match rest {
+        None => visit(found),
+        Some(rest) => visit_inside(found, rest, visit),
+    };
+    match value {
+        Some(Value::Object(map)) => step(map.get(head), visit),
+        Some(Value::Array(items)) => {
+            let picked = head.parse::<usize>().ok().and_then(|index| items.get(index));
+            let found = match picked {
+                // An array that was picked by its index counts as itself, not as each of its elements.
+                Some(inner @ Value::Array(_)) if rest.is_none() => visit(Some(&Value::Array(vec![inner.clone()]))),
+                Some(item) => step(Some(item), visit),
+                None => false,
+            };
+            if found {
+                return true;
+            }
+            items.iter().filter_map(Value::as_object).any(|map| step(map.get(head), visit))
+        }
+        _ => step(None, visit),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn projection_of_an_included_object() {
+        let projection =
+            Projection { keys: Some(vec!["author.name".into(), "text".into()]), exclude: vec!["author.age".into()] };
+        assert!(projection.shows("author") && projection.shows("text") && !projection.shows("x"));
+        let inside = projection.inside("author");
+        assert!(inside.shows("name") && !inside.shows("age") && !inside.shows("text"));
+        assert!(Projection::default().inside("a").shows("anything"));
+    }
+}

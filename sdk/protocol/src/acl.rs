@@ -86,7 +86,8 @@ impl Acl {
         };
         let mut acl = Self::default();
         for (principal, rights) in map.iter() {
-            if principal.is_empty() || principal == "*unresolved" || principal.len() > 256 {
+            let unreadable = principal.chars().any(char::is_control);
+            if principal.is_empty() || principal == "*unresolved" || principal.len() > 256 || unreadable {
                 return Err(invalid("ACL names a user that has no id."));
             }
             let Value::Object(rights) = rights else {
@@ -179,7 +180,14 @@ mod tests {
 
     #[test]
     fn malformed_lists_are_123() {
-        for bad in ["true", "[]", r#"{"*unresolved":{"read":true}}"#, r#"{"u":true}"#, r#"{"":{"read":true}}"#] {
+        for bad in [
+            "true",
+            "[]",
+            r#"{"*unresolved":{"read":true}}"#,
+            r#"{"u":true}"#,
+            r#"{"":{"read":true}}"#,
+            r#"{"\u0000*":{"read":true}}"#,
+        ] {
             assert_eq!(read(bad).unwrap_err().code, Code::InvalidAcl, "{bad}");
         }
     }

@@ -262,10 +262,10 @@ impl<'a> Reader<'a> {
             STRING => Value::String(self.text()?.into()),
             DOCUMENT => {
                 let map = Self::document(self.nested()?)?.map(depth + 1)?;
-                if map.contains("__type") {
-                    crate::value::typed_value(map).map_err(|_| Malformed)?
-                } else {
-                    Value::Object(map)
+                // A plain object that only looks like a typed value stays what it is: a row must always be readable.
+                match map.contains("__type").then(|| crate::value::typed_value(&map)) {
+                    Some(Ok(typed)) => typed,
+                    Some(Err(_)) | None => Value::Object(map),
                 }
             }
             ARRAY => {

@@ -141,7 +141,7 @@ fn read_subscribe(query: &Map, session_token: Option<CompactString>, request_id:
     let predicate = query.get("where").and_then(Value::as_object).ok_or_else(|| refuse("query needs a where"))?;
     let names = |name: &str| match query.get(name) {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::Array(items)) if !items.is_empty() => {
+        Some(Value::Array(items)) if (1..=MAX_NAMES).contains(&items.len()) => {
             let names: Option<Vec<CompactString>> = items.iter().map(|item| Some(item.as_str()?.into())).collect();
             let unique = |names: &Vec<CompactString>| (1..names.len()).all(|at| !names[..at].contains(&names[at]));
             let names = names.filter(unique);
@@ -161,6 +161,9 @@ fn read_subscribe(query: &Map, session_token: Option<CompactString>, request_id:
         session_token,
     })
 }
+
+/// How many fields `keys` and `watch` may list.
+const MAX_NAMES: usize = 1_000;
 
 fn broken(message: &'static str, request_id: Option<i64>) -> FrameError {
     FrameError { error: Error::new(Code::InternalServerError, message), request_id, reconnect: true }

@@ -41,9 +41,9 @@ enum Test {
     In(List),
     Nin(List),
     All(Vec<Value>),
-    AllMatch(Vec<fancy_regex::Regex>),
+    AllMatch(Vec<Expression>),
     Exists(bool),
-    Matches(fancy_regex::Regex),
+    Matches(Expression),
 }
 
 #[derive(Debug)]
@@ -59,10 +59,35 @@ type Holds<'a> = dyn Fn(Option<&Value>) -> bool + 'a;
 /// From this length on a list is hashed instead of scanned.
 const HASH_FROM: usize = 16;
 
-/// An expression that backtracks further than this matches nothing.
-const BACKTRACK_LIMIT: usize = 50_000;
+/// A regular expression made ready.
+#[derive(Debug)]
+pub enum Expression {
+    /// Time grows with the text, whatever the expression.
+    Linear(regex::Regex),
+    /// Look-around and back-references need backtracking, which is cut off.
+    Backtracking(fancy_regex::Regex),
+}
+
+/// An expression that backtracks further than this holds for nothing.
+const BACKTRACK_LIMIT: usize = 10_000;
+/// An expression that backtracks holds for no longer text, in bytes: each step may look at all of it.
+const BACKTRACK_TEXT: usize = 4_096;
 /// Bytes that a compiled expression may take.
 const COMPILED_LIMIT: usize = 1 << 20;
+
+impl Expression {
+    pub fn is_match(&self, text: &str) -> bool {
+        match self {
+            Self::Linear(regex) => regex.is_match(text),
+            Self::Backtracking(regex) => text.len() <= BACKTRACK_TEXT && regex.is_match(text).unwrap_or(false),
+        }
+    }
+
+    /// Whether its time is bounded by a limit and not by its nature.
+    pub fn backtracks(&self) -> bool {
+        matches!(self, Self::Backtracking(_))
+    }
+}
 
 impl Matcher {
     /// # Errors
@@ -197,8 +222,8 @@ fn compares(found: Option<&Value>, operand: &Value, holds: impl Fn(Ordering) -> 
     }
 }
 
-fn is_match(found: Option<&Value>, regex: &fancy_regex::Regex) -> bool {
-    let one = |value: &Value| value.as_str().is_some_and(|text| regex.is_match(text).unwrap_or(false));
+fn is_match(found: Option<&Value>, expression: &Expression) -> bool {
+    let one = |value: &Value| value.as_str().is_some_and(|text| expression.is_match(text));
     match found {
         Some(Value::Array(items)) => items.iter().any(one),
         Some(value) => one(value),
@@ -211,7 +236,7 @@ impl Regex {
     ///
     /// # Errors
     /// 102 for an expression that cannot be read or grows too large.
-    pub fn compile(&self) -> Result<fancy_regex::Regex> {
+    pub fn compile(&self) -> Result<Expression> {
         let mut source = String::with_capacity(self.pattern.len() + 8);
         let flags: String = self.options.chars().filter(|letter| "imsx".contains(*letter)).collect();
         if !flags.is_empty() {
@@ -220,10 +245,14 @@ impl Regex {
             source.push(')');
         }
         write_unquoted(&self.pattern, &mut source);
+        if let Ok(linear) = regex::RegexBuilder::new(&source).size_limit(COMPILED_LIMIT).build() {
+            return Ok(Expression::Linear(linear));
+        }
         fancy_regex::RegexBuilder::new(&source)
             .backtrack_limit(BACKTRACK_LIMIT)
             .delegate_size_limit(COMPILED_LIMIT)
             .build()
+            .map(Expression::Backtracking)
             .map_err(|error| Error::invalid_query(format!("Invalid regular expression: {error}")))
     }
 }

@@ -126,8 +126,17 @@ pub fn is_field_name(name: &str) -> bool {
 /// Whether `a.b.0.c` addresses a field, or something inside an object or array field.
 pub fn is_field_path(path: &str) -> bool {
     let mut segments = path.split('.');
-    segments.next().is_some_and(is_field_name)
-        && segments.all(|segment| !segment.is_empty() && !segment.contains('$') && segment.len() <= MAX_NAME)
+    segments.next().is_some_and(is_field_name) && segments.all(is_nested_key)
+}
+
+/// Whether something inside an object or array may be addressed so. What would make an object into something else when
+/// it is read again (`__type`, `__op`) cannot.
+fn is_nested_key(segment: &str) -> bool {
+    !segment.is_empty()
+        && segment.len() <= MAX_NAME
+        && !segment.contains(['$', '\0'])
+        && !["__type", "__op"].contains(&segment)
+        && !DENIED_WORDS.contains(&segment)
 }
 
 /// Fields that begin with `_` are the server's own: clients neither name nor see them.
@@ -173,7 +182,9 @@ mod tests {
         for good in ["a", "a.b", "a.0.b", "o.b-c"] {
             assert!(is_field_path(good), "{good}");
         }
-        for bad in ["", ".", "a.", ".a", "a..b", "_a", "a.$b", "$a", "1a"] {
+        for bad in
+            ["", ".", "a.", ".a", "a..b", "_a", "a.$b", "$a", "1a", "a.__type", "a.b.__op", "a.__proto__", "a.b\0"]
+        {
             assert!(!is_field_path(bad), "{bad}");
         }
     }

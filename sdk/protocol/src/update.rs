@@ -4,8 +4,10 @@ use crate::acl::Acl;
 use crate::error::{Code, Error, Result};
 use crate::names::{ClassName, invalid_field_name, is_field_path, shortened};
 use crate::object::Object;
+use crate::order::key;
 use crate::value::{Map, Pointer, Value};
 use compact_str::CompactString;
+use std::collections::HashSet;
 
 /// A list of operations, applied in order.
 ///
@@ -48,7 +50,11 @@ pub enum Operation {
 }
 
 /// An array index in a dotted path may lie this far behind the end; the gap is filled with nulls.
-const MAX_GAP: usize = 1_000;
+const MAX_GAP: usize = 16;
+/// How many operations one update may hold: each costs a search for its field.
+const MAX_OPERATIONS: usize = 1_000;
+/// From this many items on, membership is asked of a hash table: a scan for each would cost their product.
+const HASH_FROM: usize = 16;
 
 impl Update {
     /// Reads the body of a create or update. Whether the class allows the fields is not decided here.
@@ -57,6 +63,9 @@ impl Update {
     /// 105 for a bad name, 107 for a malformed operation, 108 for one that does not exist on such a field, 111 for
     /// wrong members, 121 for a nested key with `$` or `.`, 123 for a malformed ACL.
     pub fn from_map(body: Map) -> Result<Self> {
+        if body.len() > MAX_OPERATIONS {
+            return Err(Error::invalid_json(format!("A request sets at most {MAX_OPERATIONS} fields.")));
+        }
         let mut update = Self::default();
         for (path, value) in body {
             if path == "ACL" {
@@ -149,7 +158,7 @@ impl Update {
         }
     }
 
-    /// Applies every operation, or none: the object is unchanged after an error only if the caller drops it.
+    /// Applies every operation in turn. After an error the object is half changed: drop it.
     ///
     /// # Errors
     /// 111 when an operation does not fit the value it meets.
@@ -269,6 +278,7 @@ impl Operation {
                 Self::Set(Value::Array(items))
             }
             (Self::Set(Value::Array(items)), Self::Remove(gone)) => {
+                let gone = Members::of(&gone);
                 Self::Set(Value::Array(items.iter().filter(|item| !gone.contains(item)).cloned().collect()))
             }
             (Self::Delete, Self::Add(items)) => Self::Set(Value::Array(items)),
@@ -369,7 +379,10 @@ impl Operation {
             }
             Self::Add(items) => array(fields, name, path)?.extend_from_slice(items),
             Self::AddUnique(items) => add_unique(array(fields, name, path)?, items),
-            Self::Remove(gone) => array(fields, name, path)?.retain(|item| !gone.contains(item)),
+            Self::Remove(gone) => {
+                let gone = Members::of(gone);
+                array(fields, name, path)?.retain(|item| !gone.contains(item));
+            }
             Self::Relate { .. } => {
                 if let Some(class) = self.relation_class() {
                     fields.insert(name, Value::Relation(Box::new(class.clone())));
@@ -392,9 +405,33 @@ fn array<'a>(fields: &'a mut Map, name: &str, path: &str) -> Result<&'a mut Vec<
 }
 
 fn add_unique(items: &mut Vec<Value>, more: &[Value]) {
-    for item in more {
-        if !items.contains(item) {
-            items.push(item.clone());
+    if more.len() < 4 || items.len() + more.len() < HASH_FROM {
+        for item in more {
+            if !items.contains(item) {
+                items.push(item.clone());
+            }
+        }
+        return;
+    }
+    let mut known: HashSet<Vec<u8>> = items.iter().map(key).collect();
+    items.extend(more.iter().filter(|item| known.insert(key(item))).cloned());
+}
+
+/// A list to ask for membership, however long it is.
+enum Members<'a> {
+    Few(&'a [Value]),
+    Many(HashSet<Vec<u8>>),
+}
+
+impl<'a> Members<'a> {
+    fn of(items: &'a [Value]) -> Self {
+        if items.len() < HASH_FROM { Self::Few(items) } else { Self::Many(items.iter().map(key).collect()) }
+    }
+
+    fn contains(&self, item: &Value) -> bool {
+        match self {
+            Self::Few(items) => items.contains(item),
+            Self::Many(keys) => keys.contains(&key(item)),
         }
     }
 }
@@ -483,6 +520,18 @@ mod tests {
         check(r#"{"o":{"a":1}}"#, r#"{"o.a":{"__op":"Delete"},"z.a":{"__op":"Delete"}}"#, r#"{"o":{}}"#);
         assert!(update(r#"{"s.a":1}"#).unwrap().apply(&mut object(r#"{"s":"text"}"#)).is_err());
         assert!(update(r#"{"l.99999":1}"#).unwrap().apply(&mut object(r#"{"l":[]}"#)).is_err());
+    }
+
+    #[test]
+    fn long_lists_are_as_quick_as_they_are_right() {
+        let numbers: Vec<String> = (0..100_000).map(|n| (n % 60_000).to_string()).collect();
+        let list = numbers.join(",");
+        let mut object = object(r#"{"a":[-1]}"#);
+        let body = format!(r#"{{"a":{{"__op":"AddUnique","objects":[{list}]}}}}"#);
+        update(&body).unwrap().apply(&mut object).unwrap();
+        assert_eq!(object.fields.get("a").and_then(Value::as_array).map(<[_]>::len), Some(60_001));
+        update(&body.replace("AddUnique", "Remove")).unwrap().apply(&mut object).unwrap();
+        assert_eq!(object.fields.to_json(), r#"{"a":[-1]}"#);
     }
 
     #[test]

@@ -66,6 +66,14 @@ impl Auth {
         self.principals.user.as_ref()
     }
 
+    /// Becomes the user of a session, or nobody.
+    pub fn identify(&mut self, known: Option<(Session, Arc<Object>)>) {
+        let (session, user) = known.unzip();
+        self.principals.user = user.as_ref().map(|user| user.id.clone());
+        self.user = user;
+        self.session = session;
+    }
+
     /// The same request with the master key's rights: for the server's own steps.
     #[must_use]
     pub fn as_master(&self) -> Self {

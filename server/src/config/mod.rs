@@ -173,16 +173,15 @@ impl Config {
             return Err(values.wrong("live-query.outbox-coalesce", "must be at most -resync, and that at most -close"));
         }
         if self.mode == Mode::Production {
-            for (name, missing) in [
-                ("app-id", self.app_id.is_none()),
-                ("master-key", self.master_key.is_none()),
-                ("live-query.class-names", self.live_classes.is_none()),
-            ] {
-                if missing {
-                    return Err(ConfigError(format!(
-                        "production needs --{name}; see `tidings check --mode production`"
-                    )));
-                }
+            let needed = [
+                ("--app-id", self.app_id.is_none()),
+                ("--master-key", self.master_key.is_none()),
+                ("--live-query.class-names (the classes that may be subscribed to)", self.live_classes.is_none()),
+            ];
+            let missing = needed.into_iter().filter(|(_, is_missing)| *is_missing);
+            let missing: Vec<&str> = missing.map(|(name, _)| name).collect();
+            if !missing.is_empty() {
+                return Err(ConfigError(format!("production needs {}", missing.join(", "))));
             }
         }
         Ok(())
@@ -192,6 +191,9 @@ impl Config {
 fn mount(values: &Values) -> Result<String, ConfigError> {
     let mount = values.text("mount").trim_end_matches('/');
     let fits = |letter: char| letter.is_ascii_alphanumeric() || "/-_.~".contains(letter);
+    if mount.eq_ignore_ascii_case("/chat") || mount.to_ascii_lowercase().starts_with("/chat/") {
+        return Err(values.wrong("mount", "is where the chat page is; choose another path"));
+    }
     if !mount.is_empty() && (!mount.starts_with('/') || mount.contains("//") || !mount.chars().all(fits)) {
         return Err(values.wrong("mount", "must be a path such as /parse, or / for the root"));
     }

@@ -158,7 +158,12 @@ impl Values {
     }
 
     pub(super) fn seconds(&self, name: &str) -> Result<Duration, ConfigError> {
-        self.positive(name).map(Duration::from_secs)
+        let seconds: u64 = self.positive(name)?;
+        // A century: sums of times must not overflow.
+        if seconds > 3_155_760_000 {
+            return Err(self.wrong(name, "is too long"));
+        }
+        Ok(Duration::from_secs(seconds))
     }
 
     pub(super) fn size(&self, name: &str) -> Result<usize, ConfigError> {
@@ -168,7 +173,9 @@ impl Values {
     pub(super) fn list<T: FromStr>(&self, name: &str, advice: &str) -> Result<Option<Vec<T>>, ConfigError> {
         let Some(text) = self.get(name) else { return Ok(None) };
         let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-        items.map(|item| item.parse().map_err(|_| self.wrong(name, advice))).collect::<Result<_, _>>().map(Some)
+        let items: Vec<T> =
+            items.map(|item| item.parse().map_err(|_| self.wrong(name, advice))).collect::<Result<_, _>>()?;
+        if items.is_empty() { Err(self.wrong(name, advice)) } else { Ok(Some(items)) }
     }
 }
 

@@ -8,6 +8,7 @@ use crate::auth::Credentials;
 use crate::error::{Failure, Result};
 use compact_str::CompactString;
 use percent_encoding::percent_decode_str;
+use std::net::{IpAddr, Ipv4Addr};
 use tidings_protocol::{Error, Map, Value};
 use warp::http::{HeaderMap, Method};
 
@@ -102,7 +103,7 @@ impl Request {
             client_key: either("x-parse-client-key", "_ClientKey"),
             session_token: either("x-parse-session-token", "_SessionToken").filter(|token| !token.is_empty()),
             installation_id: either("x-parse-installation-id", "_InstallationId").filter(|id| !id.is_empty()),
-            address: raw.peer.0,
+            address: address_of(raw),
         };
         Ok(Self { method, credentials, body, context })
     }
@@ -121,6 +122,12 @@ impl Request {
 /// A value of a query string: JSON if it can be read so.
 pub(super) fn json_or_text(text: CompactString) -> Value {
     Value::from_json(text.as_bytes()).unwrap_or(Value::String(text))
+}
+
+/// Whoever comes through a proxy is not on this machine, although the proxy may be.
+fn address_of(raw: &Raw<'_>) -> IpAddr {
+    let forwarded = ["forwarded", "x-forwarded-for", "x-real-ip"].iter().any(|name| raw.headers.contains_key(*name));
+    if forwarded { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { raw.peer.0 }
 }
 
 /// The parts of a body that are about the request.

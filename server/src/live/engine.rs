@@ -460,7 +460,8 @@ impl Engine {
         match old {
             // What the old one held is still owed: the client has not seen it, or it would have been dropped there.
             Some(mut old) => {
-                asked = old.read.is_some();
+                // A result that was asked for, or waits behind the fence, stands for events that were dropped for it.
+                asked = old.read.is_some() || old.result.is_some();
                 if let Some(number) = old.fence {
                     connection.fenced.push((number, id));
                 }

@@ -113,29 +113,33 @@ enum Next {
 /// together: events come a little later and far more of them do. A change that comes alone never waits.
 enum Round {
     Over,
-    Running { since: Instant },
+    Running { since: Instant, longest: Duration },
     Resting { until: Instant },
 }
 
 /// From so many connections on, waking them is a round.
-const LARGE_ROUND: usize = 256;
-/// A round is taken for finished after this time, whoever has not run by then.
-const LONGEST_ROUND: Duration = Duration::from_millis(20);
+const LARGE_ROUND: usize = 64;
+/// A round is taken for finished after this time per connection, whoever has not run by then; at the latest after this.
+const PER_CONNECTION: Duration = Duration::from_micros(20);
+const LONGEST_ROUND: Duration = Duration::from_millis(500);
 /// Bounds of the moment after a round, which otherwise is as long as the round was.
 const SHORTEST_REST: Duration = Duration::from_millis(1);
 const LONGEST_REST: Duration = Duration::from_millis(10);
 
 impl Round {
     fn begin(woken: usize, now: Instant) -> Self {
-        if woken >= LARGE_ROUND { Self::Running { since: now } } else { Self::Over }
+        if woken < LARGE_ROUND {
+            return Self::Over;
+        }
+        Self::Running { since: now, longest: (PER_CONNECTION * woken as u32).min(LONGEST_ROUND) }
     }
 
     /// How long changes have to wait for the next round; `None` when it may begin.
     fn rest(&mut self, woken: usize, now: Instant) -> Option<Duration> {
-        if let Self::Running { since } = *self {
+        if let Self::Running { since, longest } = *self {
             let elapsed = now.duration_since(since);
-            if woken > FEW_WOKEN && elapsed < LONGEST_ROUND {
-                return Some(LONGEST_ROUND - elapsed);
+            if woken > FEW_WOKEN && elapsed < longest {
+                return Some(longest - elapsed);
             }
             *self = Self::Resting { until: now + elapsed.clamp(SHORTEST_REST, LONGEST_REST) };
         }
@@ -431,7 +435,7 @@ mod tests {
         let at = |millis| start + Duration::from_millis(millis);
         let left = |round: &mut Round, woken, millis| round.rest(woken, at(millis)).map(|rest| rest.as_millis());
         // A few connections are no round.
-        assert_eq!(left(&mut Round::begin(100, start), 100, 0), None);
+        assert_eq!(left(&mut Round::begin(50, start), 50, 0), None);
         let mut round = Round::begin(1_000, start);
         assert_eq!(left(&mut round, 500, 3), Some(17));
         assert_eq!(left(&mut round, 10, 6), Some(6));

@@ -12,6 +12,10 @@ pub(super) fn literal_prefix(regex: &Regex) -> Option<String> {
         return None;
     }
     let mut rest = regex.pattern.strip_prefix('^')?;
+    // A stray `\E` is dropped when the expression is compiled, so what stands behind it may repeat what stands before.
+    if has_stray_end(rest) {
+        return None;
+    }
     let mut prefix = String::new();
     while let Some(letter) = rest.chars().next() {
         let (literal, length) = match letter {
@@ -43,6 +47,12 @@ pub(super) fn literal_prefix(regex: &Regex) -> Option<String> {
     (!prefix.is_empty()).then_some(prefix)
 }
 
+/// Whether there is a `\E` beside those that end a `\Q`.
+fn has_stray_end(pattern: &str) -> bool {
+    pattern.matches("\\E").count() > pattern.matches("\\Q").count()
+        || pattern.find("\\E").is_some_and(|end| pattern.find("\\Q").is_none_or(|start| end < start))
+}
+
 fn is_repeated(rest: &str) -> bool {
     rest.starts_with(['*', '?', '{', '+'])
 }
@@ -67,6 +77,9 @@ mod tests {
             ("abc", None),
             ("^ab|c", None),
             (r"^\Q\E", None),
+            (r"^a\E*b", None),
+            (r"^a\E?b", None),
+            (r"^\Qa\E\E*b", None),
             ("^", None),
         ] {
             let regex = Regex { pattern: pattern.into(), options: "".into() };

@@ -64,6 +64,8 @@ impl Objects {
 
         let mut edits = Edits::default();
         if self.0.hooks.has(class, Trigger::BeforeSave) {
+            // A hook may count what it lets through, so what cannot be stored does not get to it.
+            needed_fields(auth, &schema, &object)?;
             let request = SaveRequest::new(auth, class, Arc::new(object.clone()), None).changed_by(&sent);
             edits = self.0.hooks.before_save(request).await?;
             users::check_edits(class, &edits.update)?;

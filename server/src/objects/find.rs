@@ -11,6 +11,11 @@ use std::sync::Arc;
 use tidings_protocol::update::top_level;
 use tidings_protocol::{ClassName, Error, Object, ObjectId, Predicate, Query};
 
+/// Without the master key a query skips at most so many objects: each costs as much as one that is shown.
+const MAX_SKIP: u64 = 100_000;
+/// Memory that the objects of one answer may take, those that they include not counted.
+const MAX_PAGE_BYTES: usize = 64 << 20;
+
 /// One object, and how the caller sees it.
 pub struct Found {
     pub object: Arc<Object>,
@@ -61,6 +66,15 @@ impl Objects {
             None => Operation::Find,
         };
         let schema = self.class_to_read(auth, &query.class, operation)?;
+        if query.count
+            && let Some(schema) = &schema
+        {
+            schema.permissions.check(Operation::Count, &auth.principals)?;
+        }
+        if !auth.is_master() && query.skip > MAX_SKIP {
+            let message = format!("skip is at most {MAX_SKIP}; go on from the last object of a page instead.");
+            return Err(Error::invalid_query(message).into());
+        }
         if query.explain && !auth.is_master() {
             return Err(Error::invalid_query("Using the explain query parameter requires the master key").into());
         }
@@ -87,6 +101,10 @@ impl Objects {
             true => Vec::new(),
             false => snapshot.find(&selection).await?,
         };
+        let bytes: usize = objects.iter().map(|object| object.weight()).sum();
+        if bytes > MAX_PAGE_BYTES {
+            return Err(Error::invalid_query("The answer would be too large; ask for fewer objects.").into());
+        }
         let count = match query.count {
             true => Some(snapshot.count(&selection).await?),
             false => None,

@@ -106,10 +106,7 @@ impl Objects {
             KeyCheck::Master => auth.principals.master = true,
             KeyCheck::Client => {
                 if let Some(token) = &credentials.session_token {
-                    let (session, user) = self.0.sessions.resolve(&*self.0.storage, token, now()).await?;
-                    auth.principals.user = Some(user.id.clone());
-                    auth.user = Some(user);
-                    auth.session = Some(session);
+                    auth.identify(Some(self.0.sessions.resolve(&*self.0.storage, token, now()).await?));
                 }
             }
         }

@@ -100,7 +100,8 @@ pub(super) fn deletion(id: &ObjectId) -> Write {
 ///
 /// # Errors
 /// 209 for a caller who is nobody.
-pub(super) fn own_only(auth: &Auth, predicate: Predicate) -> Result<Predicate> {
+pub(super) fn own_only(auth: &Auth, mut predicate: Predicate) -> Result<Predicate> {
+    predicate.rename_field("sessionToken", TOKEN_FIELD);
     match auth.user_id() {
         _ if auth.is_master() => Ok(predicate),
         Some(user) => {

@@ -1,13 +1,13 @@
 //! Who may open a live connection, and what a subscription may see.
 
 use super::find::refuse_hidden;
-use super::{Objects, now, sessions};
+use super::{Objects, now, refuse_unsupported, sessions};
 use crate::auth::{Auth, Credentials};
 use crate::error::{Failure, Result};
 use crate::permissions::Operation;
 use std::net::IpAddr;
 use tidings_protocol::live::{Connect, Subscribe};
-use tidings_protocol::{ClassName, Code, Predicate};
+use tidings_protocol::{ClassName, Code, Error, Predicate};
 
 /// What a subscription was granted.
 #[derive(Clone, Debug)]
@@ -49,14 +49,20 @@ impl Objects {
     /// 209 for a dead token, or for sessions without a user; 119 or 101 where class-level permissions forbid it; 119
     /// for a filter on a hidden field.
     pub async fn live_subscribe(&self, connection: &Auth, subscribe: &Subscribe) -> Result<Admission> {
+        refuse_unsupported(&subscribe.class)?;
+        refuse_backtracking(&subscribe.predicate)?;
         let mut auth = connection.clone();
-        if let Some(token) = &subscribe.session_token
-            && !auth.is_master()
-        {
-            let (session, user) = self.0.sessions.resolve(&*self.0.storage, token, now()).await?;
-            auth.principals.user = Some(user.id.clone());
-            auth.user = Some(user);
-            auth.session = Some(session);
+        if !auth.is_master() {
+            let known = match (&subscribe.session_token, &connection.session) {
+                (Some(token), _) => Some(self.0.sessions.resolve(&*self.0.storage, token, now()).await?),
+                // It may have ended since the client connected; a dead token of a connection counts as none.
+                (None, Some(session)) => match self.0.sessions.resolve(&*self.0.storage, &session.token, now()).await {
+                    Err(Failure::Parse(error)) if error.code == Code::InvalidSessionToken => None,
+                    outcome => Some(outcome?),
+                },
+                (None, None) => None,
+            };
+            auth.identify(known);
         }
         let schemas = self.0.storage.schemas();
         let schema = schemas.get(&subscribe.class);
@@ -81,5 +87,18 @@ impl Objects {
 
     fn is_live(&self, class: &ClassName) -> bool {
         self.0.settings.live_classes.as_ref().is_none_or(|classes| classes.iter().any(|live| live == class.as_str()))
+    }
+}
+
+/// Every subscription waits for the evaluation of the others, so none may take its time.
+///
+/// # Errors
+/// 102 for a regular expression with look-around or back-references.
+fn refuse_backtracking(predicate: &Predicate) -> Result<()> {
+    let mut backtracks = false;
+    predicate.expressions(&mut |regex| backtracks |= regex.compile().is_ok_and(|expression| expression.backtracks()));
+    match backtracks {
+        true => Err(Error::invalid_query("Look-around and back-references cannot be subscribed to.").into()),
+        false => Ok(()),
     }
 }

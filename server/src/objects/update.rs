@@ -107,6 +107,8 @@ impl Objects {
         let original = self.original_to_write(auth, class, id).await?;
         let mut edits = Edits::default();
         if self.0.hooks.has(class, Trigger::BeforeSave) {
+            // A hook may count what it lets through, so what cannot be stored does not get to it.
+            needed_fields(auth, &schema, &update)?;
             let mut preview = Object::clone(&original);
             update.apply(&mut preview)?;
             let request = SaveRequest::new(auth, class, Arc::new(preview), Some(original.clone())).changed_by(&update);
@@ -149,6 +151,12 @@ impl Objects {
             objects.after_save(&auth, &class, &after, Some(&before)).await;
             let mut changed = changed_fields(&edits.update, &after);
             computed.iter().for_each(|path| echo(path, &after, &mut changed));
+            // What one may write and not read stays unread.
+            let own = class == ClassName::USER && auth.user_id() == Some(&after.id);
+            if !own {
+                let hidden = schema.permissions.hidden_from(&auth.principals);
+                changed.retain(|name, _| !hidden.contains(&name));
+            }
             Ok(Updated { updated_at: after.updated_at, changed, session_token })
         });
         Ok(Attempt { pending: self.carried_through(class, pending), hook_expects })
@@ -191,7 +199,10 @@ fn take_reserved(id: &ObjectId, body: &mut Map) -> Result<()> {
 fn computed_paths(update: &Update) -> Vec<CompactString> {
     let computed = update.operations.iter().filter(|(_, operation)| {
         use update::Operation;
-        !matches!(operation, Operation::Set(_) | Operation::Delete | Operation::Relate { .. })
+        !matches!(
+            operation,
+            Operation::Set(_) | Operation::SetOnInsert(_) | Operation::Delete | Operation::Relate { .. }
+        )
     });
     computed.map(|(path, _)| path.clone()).collect()
 }

@@ -8,7 +8,7 @@ use crate::permissions::Principals;
 use crate::storage::{Selection, Unique, Write, WriteError};
 use compact_str::CompactString;
 use std::sync::Arc;
-use tidings_protocol::names::is_internal_field;
+use tidings_protocol::names::{invalid_field_name, is_internal_field};
 use tidings_protocol::update::Operation;
 use tidings_protocol::{ClassName, Code, Map, Object, ObjectId, Predicate, Update, Value};
 
@@ -305,6 +305,14 @@ pub(super) fn named(class: &ClassName, error: WriteError) -> Failure {
 fn refuse_reserved(auth: &Auth, sent: &mut Update) -> Result<()> {
     if sent.operation("emailVerified").is_some() && !auth.is_master() {
         return Err(Failure::forbidden());
+    }
+    // These are not stored as they are sent, so nothing inside them can be addressed.
+    let inside = |path: &str| {
+        path.split_once('.')
+            .is_some_and(|(name, _)| ["authData", "password", "sessionToken", "emailVerified"].contains(&name))
+    };
+    if let Some((path, _)) = sent.operations.iter().find(|(path, _)| inside(path)) {
+        return Err(invalid_field_name(path).into());
     }
     sent.take("sessionToken");
     // No address is no address.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tidings_protocol::names::is_internal_field;
 use tidings_protocol::query::Projection;
 use tidings_protocol::value::{Map, Pointer, Value, write_json_string};
-use tidings_protocol::{Access, ClassName, Object};
+use tidings_protocol::{Access, ClassName, Error, Object};
 
 /// The eyes of one caller. Never holds what the caller may not read.
 pub struct View {
@@ -51,8 +51,10 @@ impl Included {
     }
 }
 
-/// A query expands at most this many objects; pointers beyond are left as they are dangling: gone.
+/// How many pointers one answer may expand, each occurrence counted.
 const MAX_EXPANDED: usize = 10_000;
+/// Memory that expanded objects may take, each occurrence counted.
+const MAX_EXPANDED_BYTES: usize = 32 << 20;
 
 impl View {
     pub(super) fn new(
@@ -76,6 +78,7 @@ impl View {
         if !self.included.0.is_empty() {
             level.extend(objects.iter().map(|object| (object.clone(), self.included.clone())));
         }
+        let (mut count, mut bytes) = (0, 0);
         while !level.is_empty() {
             let mut wanted = Vec::new();
             for (object, included) in &level {
@@ -87,8 +90,9 @@ impl View {
             }
             level.clear();
             for (pointer, below) in wanted {
-                if self.expanded.len() >= MAX_EXPANDED {
-                    break;
+                count += 1;
+                if count > MAX_EXPANDED || bytes > MAX_EXPANDED_BYTES {
+                    return Err(Error::invalid_query("The query includes too much; ask for fewer objects.").into());
                 }
                 let known = self.expanded.get(&pointer).cloned();
                 let object = match known {
@@ -96,6 +100,7 @@ impl View {
                     None => self.readable(snapshot, &pointer).await?,
                 };
                 let Some(object) = object else { continue };
+                bytes += object.weight();
                 self.expanded.insert(pointer, object.clone());
                 if !below.0.is_empty() {
                     level.push((object, below));

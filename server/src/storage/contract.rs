@@ -8,7 +8,6 @@ use crate::changes::{Change, Committed, Cursor, ObjectChange, Position, Read};
 use crate::permissions::Principals;
 use crate::schema::{ClassSchema, FieldType, Index, SchemaEdit, infer};
 use compact_str::{CompactString, format_compact};
-use futures_util_free::join_all;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -1282,14 +1281,11 @@ pub async fn everything_is_there_after_reopening(stores: &dyn Stores) {
     assert_eq!(found(&*store, &Selection { limit: 2, ..select(&class, "{}", "-n") }).await, "o00 o99");
 }
 
-/// What the suite needs of a futures library.
-mod futures_util_free {
-    /// Waits for all, which are under way already.
-    pub(super) async fn join_all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
-        let mut outcomes = Vec::new();
-        for future in futures.collect::<Vec<_>>() {
-            outcomes.push(future.await);
-        }
-        outcomes
+/// Waits for answers that are under way already, one after the other.
+async fn join_all<F: Future>(answers: impl Iterator<Item = F>) -> Vec<F::Output> {
+    let mut outcomes = Vec::new();
+    for answer in answers.collect::<Vec<_>>() {
+        outcomes.push(answer.await);
     }
+    outcomes
 }

@@ -124,6 +124,9 @@ fn register_helpers(engine: &mut Engine) {
 
     engine
         .register_type_with_name::<Opaque>("Value")
+        .register_fn("is_file", |value: Dynamic| {
+            value.try_cast::<Opaque>().is_some_and(|opaque| matches!(opaque.0, Value::File(_)))
+        })
         .register_fn("==", |a: Opaque, b: Opaque| a == b)
         .register_fn("!=", |a: Opaque, b: Opaque| a != b)
         .register_fn("to_string", |value: &mut Opaque| value.0.to_json())

@@ -11,6 +11,8 @@ pub const MAX_PREDICATE_DEPTH: usize = 32;
 pub const MAX_CLAUSES: usize = 1_000;
 /// How many values one `$in`, `$nin` or `$all` may list.
 pub const MAX_LIST: usize = 10_000;
+/// How many regular expressions one predicate may hold: each takes up to a megabyte when compiled.
+pub const MAX_EXPRESSIONS: usize = 20;
 /// How long the source of a regular expression may be, in bytes.
 pub const MAX_REGEX: usize = 4_096;
 
@@ -22,6 +24,14 @@ impl Predicate {
     pub fn from_map(map: &Map) -> Result<Self> {
         let mut clauses = 0;
         let predicate = read_map(map, 0, &mut clauses)?;
+        let mut expressions = Vec::new();
+        predicate.expressions(&mut |regex| expressions.push(regex));
+        if expressions.len() > MAX_EXPRESSIONS {
+            let message = format!("A query has at most {MAX_EXPRESSIONS} regular expressions.");
+            return Err(Error::invalid_query(message));
+        }
+        #[cfg(feature = "eval")]
+        expressions.into_iter().try_for_each(|regex| regex.compile().map(drop))?;
         Ok(predicate)
     }
 
@@ -280,10 +290,7 @@ impl Regex {
         if pattern.len() > MAX_REGEX {
             return Err(Error::invalid_query(format!("A regular expression is at most {MAX_REGEX} bytes long.")));
         }
-        let regex = Self { pattern: pattern.into(), options: options.into() };
-        #[cfg(feature = "eval")]
-        regex.compile()?;
-        Ok(regex)
+        Ok(Self { pattern: pattern.into(), options: options.into() })
     }
 }
 

@@ -7,7 +7,7 @@ mod canonical;
 mod json;
 mod parameters;
 
-pub use json::{MAX_CLAUSES, MAX_LIST, MAX_PREDICATE_DEPTH, MAX_REGEX};
+pub use json::{MAX_CLAUSES, MAX_EXPRESSIONS, MAX_LIST, MAX_PREDICATE_DEPTH, MAX_REGEX};
 
 use crate::names::ClassName;
 use crate::object::Object;
@@ -165,6 +165,29 @@ impl Predicate {
         match self {
             Self::And(parts) | Self::Or(parts) | Self::Nor(parts) => parts.iter().for_each(|part| part.paths(visit)),
             Self::Field { path, .. } => visit(path),
+        }
+    }
+
+    /// Lets a field be known by another name.
+    pub fn rename_field(&mut self, from: &str, to: &str) {
+        match self {
+            Self::And(parts) | Self::Or(parts) | Self::Nor(parts) => {
+                parts.iter_mut().for_each(|part| part.rename_field(from, to));
+            }
+            Self::Field { path, .. } if path == from => *path = to.into(),
+            Self::Field { .. } => {}
+        }
+    }
+
+    /// Every regular expression in the predicate.
+    pub fn expressions<'a>(&'a self, visit: &mut impl FnMut(&'a Regex)) {
+        match self {
+            Self::And(parts) | Self::Or(parts) | Self::Nor(parts) => {
+                parts.iter().for_each(|part| part.expressions(visit));
+            }
+            Self::Field { constraint: Constraint::Matches(regex), .. } => visit(regex),
+            Self::Field { constraint: Constraint::AllMatch(regexes), .. } => regexes.iter().for_each(visit),
+            Self::Field { .. } => {}
         }
     }
 

@@ -46,7 +46,7 @@ impl Query {
         if let Some(keys) = &query.projection.keys {
             let parents: Vec<_> =
                 keys.iter().filter_map(|key| key.rsplit_once('.')).map(|(parent, _)| parent.into()).collect();
-            for path in includes(&parents).unwrap_or_default() {
+            for path in includes(&parents)? {
                 if !query.include.contains(&path) {
                     query.include.push(path);
                 }
@@ -86,8 +86,21 @@ fn is_set(value: &Value) -> bool {
     }
 }
 
+/// How many names `keys` and its like may list.
+const MAX_NAMES: usize = 1_000;
+/// How many fields a query may sort by.
+const MAX_ORDER: usize = 32;
+
 /// A list of names: text with commas, or an array of texts.
 fn names(parameter: &str, value: &Value) -> Result<Vec<CompactString>> {
+    let listed = match value {
+        Value::String(text) => text.split(',').count(),
+        Value::Array(items) => items.len(),
+        _ => 0,
+    };
+    if listed > MAX_NAMES {
+        return Err(Error::invalid_query(format!("{parameter} lists at most {MAX_NAMES} names.")));
+    }
     match value {
         Value::Null => Ok(Vec::new()),
         Value::String(text) => Ok(text.split(',').filter(|name| !name.is_empty()).map(CompactString::from).collect()),
@@ -113,6 +126,9 @@ fn includes(paths: &[CompactString]) -> Result<Vec<CompactString>> {
         }
         if !is_field_path(path) {
             return Err(invalid_field_name(path));
+        }
+        if all.len() > MAX_INCLUDES {
+            break;
         }
         let ends = path.match_indices('.').map(|(at, _)| at).chain([path.len()]);
         for end in ends {
@@ -144,6 +160,9 @@ impl Order {
             }
             _ => return Err(Error::invalid_key_name("order must list field names.")),
         };
+        if text.split(',').count() > MAX_ORDER {
+            return Err(Error::invalid_query(format!("A query sorts by at most {MAX_ORDER} fields.")));
+        }
         text.split(',')
             .map(|name| {
                 let name = name.trim();

@@ -282,7 +282,7 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
             pairs.push((name, value));
         }
         let map = Map::from_pairs(pairs);
-        if typed { typed_value(map).map_err(|error| self.fail(error)) } else { Ok(Value::Object(map)) }
+        if typed { typed_value(&map).map_err(|error| self.fail(error)) } else { Ok(Value::Object(map)) }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::names::{ClassName, ObjectId, shortened};
 ///
 /// # Errors
 /// 111 for an unknown type or missing, wrong or impossible parts.
-pub fn typed_value(map: Map) -> Result<Value> {
+pub fn typed_value(map: &Map) -> Result<Value> {
     let invalid = |kind: &str| Error::incorrect_type(format!("This is not a valid {}", shortened(kind)));
     let text = |name: &str| map.get(name).and_then(Value::as_str);
     let Some(kind) = text("__type") else { return Err(Error::incorrect_type("__type must be a string")) };
@@ -48,7 +48,9 @@ pub fn typed_value(map: Map) -> Result<Value> {
             .ok_or_else(|| invalid(kind)),
         "File" => {
             let name = text("name").filter(|name| !name.is_empty()).ok_or_else(|| invalid(kind))?;
-            Ok(Value::File(Box::new(File { name: name.into(), url: text("url").map(Into::into) })))
+            // Anything else a page might run when somebody clicks it.
+            let is_address = |url: &&str| url.starts_with("https://") || url.starts_with("http://");
+            Ok(Value::File(Box::new(File { name: name.into(), url: text("url").filter(is_address).map(Into::into) })))
         }
         other => Err(invalid(other)),
     }

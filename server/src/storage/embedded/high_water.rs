@@ -41,6 +41,10 @@ impl HighWater {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
+        // A crash between making the file and its first mark leaves this.
+        if bytes.is_empty() {
+            return Ok(None);
+        }
         let newest = bytes.chunks(SLOT).filter_map(Mark::decode).max_by_key(|mark| mark.turn);
         newest.map(Some).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the mark cannot be read"))
     }

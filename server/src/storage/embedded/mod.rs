@@ -5,7 +5,8 @@
 //! published state; `planner` finds the way to what a selection asks for, `find` goes it, `scan` reads along it,
 //! and `cache` keeps decoded objects. **On disk.** `keys` has the layout, `rows` and `log` the values,
 //! `catalog` the classes and `indexes` their indexes; `chores` builds and cleans up in the background.
-//! `open` refuses a store that lost what `high_water` says it had.
+//! `open` refuses a store that lost what `high_water` says it had; `upkeep` keeps
+//! that mark.
 
 mod cache;
 mod catalog;
@@ -23,6 +24,7 @@ mod rows;
 mod scan;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 mod view;
 mod writer;
 
@@ -34,16 +36,16 @@ use crate::schema::{ClassSchema, SchemaEdit, Schemas};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use chores::Chores;
-use high_water::HighWater;
 use retained::Retained;
 use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::oneshot;
+use upkeep::Upkeep;
 use view::{Files, Published, View};
 use writer::{Request, Writer};
 
@@ -98,9 +100,8 @@ pub struct Embedded {
 
 struct Threads {
     writer: JoinHandle<()>,
-    marker: JoinHandle<()>,
-    /// Dropped to end the marker.
-    _ends_marker: Sender<()>,
+    upkeep: JoinHandle<()>,
+    ends_upkeep: Sender<Upkeep>,
 }
 
 /// What the handle, its readers and the writer have in common.
@@ -136,9 +137,6 @@ impl Shared {
     }
 }
 
-/// How often the high-water mark follows.
-const MARK_EVERY: Duration = Duration::from_secs(1);
-
 impl Embedded {
     /// Opens the store in this folder, or makes one there.
     ///
@@ -159,17 +157,26 @@ impl Embedded {
         });
         // Commits wait here in the order of their calls; `waiting_commits` bounds how many.
         let (requests, taken) = mpsc::channel();
-        let (numbers, log_bytes) = (opened.numbers, opened.log_bytes);
-        let writer = Writer { shared: shared.clone(), requests: taken, numbers, log_bytes, chores, unseen_bytes: 0 };
-        let (ends_marker, marker_ends) = mpsc::channel::<()>();
-        let for_marker = shared.clone();
+        // One short message for each half megabyte that is written.
+        let (ends_upkeep, looked_after) = mpsc::channel();
+        let writer = Writer {
+            shared: shared.clone(),
+            requests: taken,
+            numbers: opened.numbers,
+            log_bytes: opened.log_bytes,
+            chores,
+            unseen_bytes: 0,
+            upkeep: ends_upkeep.clone(),
+        };
+        let for_upkeep = shared.clone();
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work);
             thread.map_err(|error| OpenError::Io { path: folder.to_owned(), why: error.to_string() })
         };
         let writer = spawn("tidings-store", Box::new(move || writer.run()))?;
-        let marker = spawn("tidings-mark", Box::new(move || mark(&for_marker, opened.high_water, &marker_ends)))?;
-        let threads = Threads { writer, marker, _ends_marker: ends_marker };
+        let upkeep =
+            spawn("tidings-upkeep", Box::new(move || upkeep::run(&for_upkeep, opened.high_water, &looked_after)))?;
+        let threads = Threads { writer, upkeep, ends_upkeep };
         Ok(Arc::new(Self { shared, threads: Mutex::new(Some(threads)), requests }))
     }
 
@@ -195,15 +202,15 @@ impl Embedded {
 
     fn stop_threads(&self) {
         let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Threads { writer, marker, _ends_marker: ends_marker }) = threads else { return };
+        let Some(Threads { writer, upkeep, ends_upkeep }) = threads else { return };
         // Everything that was enqueued before is finished first.
         let _ = self.requests.send(Request::Close);
         if writer.join().is_err() {
             tracing::error!("the store's writer had panicked");
         }
-        drop(ends_marker);
-        if marker.join().is_err() {
-            tracing::error!("the store's marker had panicked");
+        let _ = ends_upkeep.send(Upkeep::Close);
+        if upkeep.join().is_err() {
+            tracing::error!("the store's upkeep had panicked");
         }
     }
 }
@@ -211,24 +218,6 @@ impl Embedded {
 impl Drop for Embedded {
     fn drop(&mut self) {
         self.stop_threads();
-    }
-}
-
-/// Keeps the high-water mark about a second behind, and exact at the end.
-fn mark(shared: &Shared, mut high_water: HighWater, ends: &mpsc::Receiver<()>) {
-    let mut marked = shared.published.load().position;
-    loop {
-        let is_last = !matches!(ends.recv_timeout(MARK_EVERY), Err(RecvTimeoutError::Timeout));
-        let position = shared.published.load().position;
-        if position != marked {
-            match high_water.write(position) {
-                Ok(()) => marked = position,
-                Err(error) => tracing::error!(%error, "the high-water mark could not be written"),
-            }
-        }
-        if is_last {
-            return;
-        }
     }
 }
 

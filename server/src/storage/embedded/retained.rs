@@ -23,11 +23,14 @@ impl ChangeSource for Retained {
         let mut changes = Vec::new();
         let mut bytes = 0;
         for item in published.disk.range(&self.0.files.keyspaces.changes, range) {
-            let committed = item.into_inner().map_err(unavailable).and_then(|(key, record)| {
-                bytes += record.len();
-                Ok(log::decode(keys::number(&key).unwrap_or_default(), &record)?)
-            });
-            let committed = committed.map_err(|Unavailable(why)| SourceError::Unavailable(why))?;
+            let (key, record) =
+                item.into_inner().map_err(unavailable).map_err(|Unavailable(why)| SourceError::Unavailable(why))?;
+            bytes += record.len();
+            // A record that cannot be read will not become readable: the follower starts over behind it.
+            let committed = log::decode(keys::number(&key).unwrap_or_default(), &record).map_err(|_| {
+                tracing::error!(position = position + 1 + changes.len() as u64, "a change record is damaged");
+                SourceError::Gone
+            })?;
             // A hole would be a lost event, which must not pass for silence.
             if committed.position != position + 1 + changes.len() as u64 {
                 return Err(SourceError::Gone);

@@ -8,14 +8,14 @@ use super::catalog::{self, Numbers};
 use super::chores::Chores;
 use super::group::{Group, Limits};
 use super::keys::{self, IndexId};
-use super::open;
+use super::upkeep::Upkeep;
 use super::view::{Published, View};
 use crate::schema::{ClassSchema, SchemaEdit};
 use crate::storage::{Unavailable, Write, WriteError, Written};
 use fjall::{OwnedWriteBatch, PersistMode};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
 
@@ -44,6 +44,7 @@ pub(super) struct Writer {
     pub(super) chores: Chores,
     /// Bytes written since the journal was last looked at.
     pub(super) unseen_bytes: usize,
+    pub(super) upkeep: Sender<Upkeep>,
 }
 
 /// An answer that waits until its group is on disk.
@@ -235,25 +236,11 @@ impl Writer {
         self.unseen_bytes += group.bytes;
         if self.unseen_bytes > LOOK_AT_JOURNAL {
             self.unseen_bytes = 0;
-            self.bound_journal();
+            // Gone only when the store closes, and then nothing needs to be shorter.
+            let _ = self.upkeep.send(Upkeep::LookAtJournal);
         }
         self.shared.tail.push(group.changes);
         Ok(())
-    }
-
-    /// Keeps the journal at its limit.
-    ///
-    /// By itself, fjall looks at the journal only when some keyspace has filled its memory, and by then the journal can
-    /// be three times as long: three seconds of reading after a crash. Making one keyspace write out what it has in
-    /// memory makes fjall begin a new journal, and all others follow.
-    fn bound_journal(&self) {
-        let db = &self.shared.db;
-        let limit = self.shared.options.journal_bytes.max(open::LEAST_JOURNAL);
-        // While an older journal waits for its keyspaces, this has just happened.
-        let is_over = db.journal_count() == 1 && db.journal_disk_space().is_ok_and(|bytes| bytes > limit);
-        if is_over && let Err(error) = self.shared.files.keyspaces.changes.rotate_memtable() {
-            tracing::warn!(%error, "the journal could not be shortened; the next start will take longer");
-        }
     }
 
     fn chore(&mut self) -> Result<(), Unavailable> {

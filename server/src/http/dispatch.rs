@@ -78,7 +78,7 @@ impl Api {
                 None => created(self, &ClassName::USER, &objects.create(auth, &ClassName::USER, body).await?),
             },
             Route::LogIn => logged_in(self, auth, &objects.log_in(auth, &body).await?),
-            Route::VerifyPassword => user(self, auth, &*objects.check_password(&body).await?, None),
+            Route::VerifyPassword => owned(self, auth, &*objects.check_password(&body).await?, None),
             Route::LogOut => {
                 objects.log_out(auth).await?;
                 Answer::empty_object()
@@ -241,10 +241,14 @@ pub(super) fn updated(updated: &Updated) -> Answer {
 }
 
 fn logged_in(api: &Api, auth: &Auth, logged_in: &LoggedIn) -> Answer {
-    // Whoever logs in sees the own account as its owner.
+    owned(api, auth, &logged_in.user, Some(&logged_in.session_token))
+}
+
+/// Whoever knows the password sees the account as its owner.
+fn owned(api: &Api, auth: &Auth, account: &tidings_protocol::Object, token: Option<&str>) -> Answer {
     let mut owner = auth.clone();
-    owner.principals = crate::permissions::Principals::user(logged_in.user.id.clone());
-    user(api, &owner, &logged_in.user, Some(&logged_in.session_token))
+    owner.principals = crate::permissions::Principals::user(account.id.clone());
+    user(api, &owner, account, token)
 }
 
 fn user(api: &Api, auth: &Auth, user: &tidings_protocol::Object, token: Option<&str>) -> Answer {

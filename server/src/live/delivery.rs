@@ -5,6 +5,7 @@
 //! the engine stops taking changes until delivery has caught up. What tells them apart is how long the oldest entry of
 //! a queue has waited although its socket was offered it just now, compared with how long entries wait as a rule.
 
+use super::turns::Turns;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -73,12 +74,11 @@ pub(super) struct Delivery {
     keeping: AtomicUsize,
     /// Bytes queued for slow readers.
     slow: AtomicUsize,
-    /// Connections that were woken and whose tasks have not run since.
-    woken: AtomicUsize,
+    pub(super) turns: Turns,
     /// How many milliseconds bytes wait in their queues as a rule: a running mean over bytes written, so that readers
     /// who take little hardly count.
     typical_wait: AtomicU32,
-    /// Called when queued bytes fall below the mark again, and when almost all woken tasks have run.
+    /// Called when queued bytes fall below the mark again.
     resume: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -88,8 +88,6 @@ const PROBATION: Millis = 60_000;
 const SHORT_PATIENCE: Millis = 250;
 /// How many typical waits a reader may take before it counts as slower than the others.
 const TYPICAL_WAITS: Millis = 4;
-/// With so many tasks left to run, a round of wakes counts as through.
-pub(super) const FEW_WOKEN: usize = 16;
 /// Bytes over which the typical wait is averaged.
 const AVERAGED_BYTES: f32 = 1_048_576.0;
 
@@ -100,7 +98,7 @@ impl Delivery {
             began: now,
             keeping: AtomicUsize::new(0),
             slow: AtomicUsize::new(0),
-            woken: AtomicUsize::new(0),
+            turns: Turns::default(),
             typical_wait: AtomicU32::new(0),
             resume: Box::new(resume),
         }
@@ -148,22 +146,6 @@ impl Delivery {
         if before >= enough && before - bytes < enough {
             (self.resume)();
         }
-    }
-
-    pub(super) fn woke(&self) {
-        self.woken.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A woken task runs.
-    pub(super) fn ran(&self) {
-        if self.woken.fetch_sub(1, Ordering::Relaxed) == FEW_WOKEN + 1 {
-            (self.resume)();
-        }
-    }
-
-    /// How many woken tasks have not run yet.
-    pub(super) fn woken(&self) -> usize {
-        self.woken.load(Ordering::Relaxed)
     }
 
     /// Bytes went to a socket after waiting so long in their queue.

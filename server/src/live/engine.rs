@@ -141,6 +141,8 @@ struct Sending {
     connections: Slots<Connection>,
     /// Connections with something staged.
     touched: Vec<u32>,
+    /// Connections whose tasks the flush at hand gives a turn.
+    to_wake: Vec<Arc<Outbox>>,
     /// Bytes staged since the last flush.
     staged: usize,
     events: u64,
@@ -225,6 +227,7 @@ impl Engine {
                 subscriptions: Slots::default(),
                 connections: Slots::default(),
                 touched: Vec::new(),
+                to_wake: Vec::new(),
                 staged: 0,
                 events: 0,
             },
@@ -798,7 +801,7 @@ impl Engine {
         }
     }
 
-    /// Hands everything staged to the outboxes and wakes each touched connection once.
+    /// Hands everything staged to the outboxes and gives each touched connection one turn.
     pub(super) fn flush(&mut self, now: Millis) {
         let fence = self.sending.delivery.settings.fence.as_millis() as Millis;
         for at in std::mem::take(&mut self.sending.touched) {
@@ -808,7 +811,10 @@ impl Engine {
                 connection.staged.push(Entry::Ping(number));
                 self.fences.push_back((now + fence, connection.id, number));
             }
-            let relief = connection.outbox.append(&mut connection.staged, now);
+            let (relief, is_idle) = connection.outbox.append(&mut connection.staged, now);
+            if is_idle {
+                self.sending.to_wake.push(connection.outbox.clone());
+            }
             if connection.staged.capacity() > KEPT_ENTRIES {
                 connection.staged = Vec::new();
             }
@@ -816,6 +822,7 @@ impl Engine {
                 self.relieved(at, relief);
             }
         }
+        self.sending.delivery.turns.queue(&mut self.sending.to_wake);
         self.sending.staged = 0;
         self.counts.events += std::mem::take(&mut self.sending.events);
     }

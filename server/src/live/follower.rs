@@ -1,7 +1,7 @@
 //! The thread that runs the engine: commands and changes in, wakes and reads out.
 
 use super::Feed;
-use super::delivery::{Delivery, FEW_WOKEN, Millis};
+use super::delivery::{Delivery, Millis};
 use super::engine::{Command, Counts, Engine};
 use super::outbox::Closing;
 use super::reads::{ReadRequest, Reads};
@@ -84,7 +84,6 @@ pub(super) struct Follower {
     runtime: Handle,
     /// Reads under way at a time.
     slots: Arc<Semaphore>,
-    round: Round,
     reported: Instant,
 }
 
@@ -100,57 +99,8 @@ enum Next {
     AtOnce,
     /// When a change is pushed, or the queues have room again.
     WhenWoken,
-    /// When the last round of wakes is through; at the latest after this time.
-    Within(Duration),
     /// After a moment, because the change log could not be read.
     Retry,
-}
-
-/// Waking many connections at once, and then leaving them and the writers some time.
-///
-/// A system call per connection is most of what delivery costs, and it costs the same with one event as with ten. So
-/// where a change wakes many connections, those that come while these run, and a moment longer, make up the next round
-/// together: events come a little later and far more of them do. A change that comes alone never waits.
-enum Round {
-    Over,
-    Running { since: Instant, longest: Duration },
-    Resting { until: Instant },
-}
-
-/// From so many connections on, waking them is a round.
-const LARGE_ROUND: usize = 64;
-/// A round is taken for finished after this time per connection, whoever has not run by then; at the latest after this.
-const PER_CONNECTION: Duration = Duration::from_micros(20);
-const LONGEST_ROUND: Duration = Duration::from_millis(500);
-/// Bounds of the moment after a round, which otherwise is as long as the round was.
-const SHORTEST_REST: Duration = Duration::from_millis(1);
-const LONGEST_REST: Duration = Duration::from_millis(10);
-
-impl Round {
-    fn begin(woken: usize, now: Instant) -> Self {
-        if woken < LARGE_ROUND {
-            return Self::Over;
-        }
-        Self::Running { since: now, longest: (PER_CONNECTION * woken as u32).min(LONGEST_ROUND) }
-    }
-
-    /// How long changes have to wait for the next round; `None` when it may begin.
-    fn rest(&mut self, woken: usize, now: Instant) -> Option<Duration> {
-        if let Self::Running { since, longest } = *self {
-            let elapsed = now.duration_since(since);
-            if woken > FEW_WOKEN && elapsed < longest {
-                return Some(longest - elapsed);
-            }
-            *self = Self::Resting { until: now + elapsed.clamp(SHORTEST_REST, LONGEST_REST) };
-        }
-        if let Self::Resting { until } = *self {
-            if now < until {
-                return Some(until - now);
-            }
-            *self = Self::Over;
-        }
-        None
-    }
 }
 
 /// How much of the change log is read at a time while the engine is behind.
@@ -179,7 +129,6 @@ impl Follower {
             engine,
             runtime: Handle::current(),
             slots,
-            round: Round::Over,
             reported: Instant::now(),
         }
     }
@@ -210,7 +159,6 @@ impl Follower {
             let deadline = self.engine.tick(now);
             self.engine.flush(now);
             if batch.bytes > 0 {
-                self.round = Round::begin(self.delivery.woken(), Instant::now());
                 self.tail.applied(self.engine.position(), batch.bytes);
             }
             for request in self.engine.take_reads() {
@@ -222,7 +170,6 @@ impl Follower {
             patience = match (batch.next, deadline) {
                 (Next::AtOnce, _) => Duration::ZERO,
                 (Next::Retry, _) => RETRY,
-                (Next::Within(rest), _) => rest,
                 (Next::WhenWoken, Some(deadline)) => {
                     Duration::from_millis(u64::from(deadline.saturating_sub(now)) + 1).min(IDLE)
                 }
@@ -235,9 +182,6 @@ impl Follower {
     fn follow(&mut self) -> Batch {
         if self.engine.is_full() {
             return Batch { bytes: 0, next: Next::WhenWoken };
-        }
-        if let Some(rest) = self.round.rest(self.delivery.woken(), Instant::now()) {
-            return Batch { bytes: 0, next: Next::Within(rest) };
         }
         let max = self.delivery.settings.batch;
         let changes = match self.tail.read_after(self.engine.position(), max) {
@@ -325,7 +269,6 @@ impl Follower {
 
 #[cfg(test)]
 mod tests {
-    use super::Round;
     use crate::changes::{Change, ChangeSource, ChangeTail, Committed, ObjectChange, Position, SourceError};
     use crate::live::{Answer, Audience, Connection, Feed, Found, LiveQueries, NewSubscription, Read, Reads, Settings};
     use crate::permissions::Principals;
@@ -427,25 +370,6 @@ mod tests {
         outbox.take(4 << 10, &mut taken, connection.live.now());
         let texts = taken.into_iter().filter_map(|outgoing| outbox.compose(outgoing, &mut scratch).ok());
         texts.map(|frame| String::from_utf8(frame.to_vec()).unwrap()).collect()
-    }
-
-    #[test]
-    fn a_round_lasts_until_all_have_run_and_then_rests() {
-        let start = Instant::now();
-        let at = |millis| start + Duration::from_millis(millis);
-        let left = |round: &mut Round, woken, millis| round.rest(woken, at(millis)).map(|rest| rest.as_millis());
-        // A few connections are no round.
-        assert_eq!(left(&mut Round::begin(50, start), 50, 0), None);
-        let mut round = Round::begin(1_000, start);
-        assert_eq!(left(&mut round, 500, 3), Some(17));
-        assert_eq!(left(&mut round, 10, 6), Some(6));
-        assert_eq!(left(&mut round, 0, 11), Some(1));
-        assert_eq!(left(&mut round, 0, 12), None);
-        assert_eq!(left(&mut round, 0, 13), None);
-        // Who does not run in time is not waited for.
-        let mut round = Round::begin(1_000, start);
-        assert_eq!(left(&mut round, 500, 20), Some(10));
-        assert_eq!(left(&mut round, 500, 30), None);
     }
 
     #[tokio::test]

@@ -34,6 +34,7 @@ mod reads;
 mod render;
 mod slots;
 mod transition;
+mod turns;
 
 pub use delivery::Settings;
 pub use outbox::{Closing, Outbox, TOO_SLOW};

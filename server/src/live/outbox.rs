@@ -7,7 +7,7 @@ use futures_util::task::AtomicWaker;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
 use std::fmt::Write;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use tidings_protocol::ObjectId;
@@ -45,6 +45,15 @@ impl Entry {
             }
     }
 }
+
+/// Has nothing that its task was not woken for.
+const IDLE: u8 = 0;
+/// Stands in the ring.
+const WAITING: u8 = 1;
+/// Its task was woken and has not run yet.
+const WOKEN: u8 = 2;
+/// Its task has ended.
+const GONE: u8 = 3;
 
 /// Why and how the server ends a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,8 +115,8 @@ pub struct Outbox {
     next_ping: AtomicU64,
     /// Commands of this connection that the engine has not handled yet.
     unhandled: AtomicUsize,
-    /// The engine has put something in, and the task has not run since.
-    is_woken: AtomicBool,
+    /// Where its task stands in the order of turns.
+    turn: AtomicU8,
 }
 
 impl Outbox {
@@ -132,7 +141,7 @@ impl Outbox {
             delivery,
             next_ping: AtomicU64::new(1),
             unhandled: AtomicUsize::new(0),
-            is_woken: AtomicBool::new(false),
+            turn: AtomicU8::new(IDLE),
         }
     }
 
@@ -144,18 +153,24 @@ impl Outbox {
         self.next_ping.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Takes entries in, wakes the connection's task, and cuts the queue down if its reader is slow.
-    pub(super) fn append(&self, staged: &mut Vec<Entry>, now: Millis) -> Relief {
+    /// Takes entries in, and cuts the queue down if its reader is slow. Whether its task has to be given a turn.
+    pub(super) fn append(&self, staged: &mut Vec<Entry>, now: Millis) -> (Relief, bool) {
         let mut queue = self.lock();
         self.push_locked(&mut queue, staged.drain(..), now);
         let relief = self.relieve_locked(&mut queue);
-        // Under the lock, so that a task that ends now either is not counted or counts itself out.
-        if !queue.gone && !self.is_woken.swap(true, Ordering::Relaxed) {
-            self.delivery.woke();
-        }
         drop(queue);
-        self.waker.wake();
-        relief
+        // A task that was woken and has not run yet will find what was just put in.
+        let is_idle = self.turn.compare_exchange(IDLE, WAITING, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        (relief, is_idle)
+    }
+
+    /// Wakes the task, if it still is there. Returns whether it was woken.
+    pub(super) fn take_turn(&self) -> bool {
+        let is_woken = self.turn.compare_exchange(WAITING, WOKEN, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if is_woken {
+            self.waker.wake();
+        }
+        is_woken
     }
 
     /// Queues one whole frame of the connection's own task. Cutting down is the engine's, which knows what it costs.
@@ -177,8 +192,11 @@ impl Outbox {
 
     /// Cuts the queue down if its reader is slow.
     pub(super) fn relieve(&self) -> Relief {
-        let mut queue = self.lock();
-        self.relieve_locked(&mut queue)
+        let relief = self.relieve_locked(&mut self.lock());
+        if relief.closed {
+            self.waker.wake();
+        }
+        relief
     }
 
     fn relieve_locked(&self, queue: &mut Queue) -> Relief {
@@ -290,7 +308,9 @@ impl Outbox {
         queue.gone = true;
         self.rewrite(&mut queue, |entries| *entries = VecDeque::new());
         drop(queue);
-        self.ran();
+        if self.turn.swap(GONE, Ordering::AcqRel) == WOKEN {
+            self.delivery.turns.done();
+        }
     }
 
     pub(crate) fn queued_bytes(&self) -> usize {
@@ -304,8 +324,8 @@ impl Outbox {
     }
 
     fn ran(&self) {
-        if self.is_woken.load(Ordering::Relaxed) && self.is_woken.swap(false, Ordering::Relaxed) {
-            self.delivery.ran();
+        if self.turn.compare_exchange(WOKEN, IDLE, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            self.delivery.turns.done();
         }
     }
 
@@ -468,7 +488,7 @@ mod tests {
     fn a_reader_that_is_offered_nothing_is_never_slow() {
         let outbox = outbox(SMALL());
         for at in 0..100 {
-            let relief = outbox.append(&mut vec![event(1, Event::Create, &format!("{at}"), "{}")], at * 1_000);
+            let relief = outbox.append(&mut vec![event(1, Event::Create, &format!("{at}"), "{}")], at * 1_000).0;
             assert_eq!(relief, Relief::default());
         }
         assert_eq!(outbox.offered(false, 99_000), Verdict::Unchanged);
@@ -493,7 +513,7 @@ mod tests {
         // Up to the first mark nothing happens; then events on one object become one.
         let mut coalesced = 0;
         for n in 0..100 {
-            let relief = outbox.append(&mut vec![event(1, Event::Update, "x", &format!("{{\"n\":{n}}}"))], 3_000);
+            let relief = outbox.append(&mut vec![event(1, Event::Update, "x", &format!("{{\"n\":{n}}}"))], 3_000).0;
             assert_eq!((relief.resync.len(), relief.closed), (0, false));
             coalesced += relief.coalesced;
         }
@@ -501,7 +521,7 @@ mod tests {
         // Objects that are all different cannot be merged: the subscription starts afresh.
         let mut relief = Relief::default();
         for n in 0..20 {
-            relief = outbox.append(&mut vec![event(2, Event::Create, &format!("{n}"), "{\"n\":1}")], 3_000);
+            relief = outbox.append(&mut vec![event(2, Event::Create, &format!("{n}"), "{\"n\":1}")], 3_000).0;
             if !relief.resync.is_empty() {
                 break;
             }
@@ -510,9 +530,9 @@ mod tests {
         assert_eq!((outbox.queued_bytes(), outbox.delivery.slow_bytes()), (0, 0));
         // What cannot be dropped ends the connection.
         let frame = || vec![Entry::Frame(vec![b' '; 1_500].into())];
-        assert_eq!(outbox.append(&mut frame(), 3_000), Relief::default());
+        assert_eq!(outbox.append(&mut frame(), 3_000).0, Relief::default());
         assert_eq!(outbox.closing(), None);
-        assert!(outbox.append(&mut frame(), 3_000).closed);
+        assert!(outbox.append(&mut frame(), 3_000).0.closed);
         assert_eq!(outbox.closing().unwrap().code, TOO_SLOW);
         assert_eq!(outbox.delivery.slow_bytes(), 0);
     }
@@ -543,7 +563,7 @@ mod tests {
             event(1, Event::Delete, "y", "4"),
             event(1, Event::Create, "y", "5"),
         ];
-        let relief = outbox.append(&mut staged, 3_000);
+        let relief = outbox.append(&mut staged, 3_000).0;
         assert_eq!(relief.coalesced, 3);
         let texts = texts(&outbox, 3_000);
         let seen: Vec<&str> = texts.iter().map(|text| &text[text.find("requestId").unwrap() + 11..]).collect();

@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -64,6 +64,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub async fn serve(listener: TcpListener, api: Api, live: Live, limits: Limits, mut shutdown: watch::Receiver<bool>) {
     let limits = Arc::new(limits);
     let open = Arc::new(Open::default());
+    // Live connections end after the requests under way: their events are still to be told.
+    let (close_live, live_shutdown) = watch::channel(false);
+    // Each connection holds a sender until it ends, or turns out to be a live one.
+    let (request_guard, mut requests_done) = mpsc::channel::<()>(1);
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -84,29 +88,36 @@ pub async fn serve(listener: TcpListener, api: Api, live: Live, limits: Limits, 
             metrics::counter!("tidings_connections_refused_total").increment(1);
             continue;
         };
-        let (api, live, limits, shutdown) = (api.clone(), live.clone(), limits.clone(), shutdown.clone());
+        let (api, live, limits) = (api.clone(), live.clone(), limits.clone());
+        let stop = Stop { requests: shutdown.clone(), live: live_shutdown.clone(), guard: request_guard.clone() };
         connections.spawn(async move {
             let _place = place;
-            connection(stream, peer, api, live, &limits, shutdown).await;
+            connection(stream, peer, api, live, &limits, stop).await;
         });
     }
     drop(listener);
+    drop(request_guard);
     api.begin_draining();
-    let drained =
-        tokio::time::timeout(limits.drain_timeout, async { while connections.join_next().await.is_some() {} });
+    let drained = tokio::time::timeout(limits.drain_timeout, async {
+        let _ = tokio::time::timeout(limits.drain_timeout / 2, requests_done.recv()).await;
+        let _ = close_live.send(true);
+        while connections.join_next().await.is_some() {}
+    });
     if drained.await.is_err() {
         tracing::warn!(left = connections.len(), "some connections did not finish in time");
     }
 }
 
-async fn connection(
-    mut stream: TcpStream,
-    peer: SocketAddr,
-    api: Api,
-    live: Live,
-    limits: &Limits,
-    mut shutdown: watch::Receiver<bool>,
-) {
+/// How one connection learns that the server stops.
+struct Stop {
+    requests: watch::Receiver<bool>,
+    /// Turns true later: when the requests under way are answered.
+    live: watch::Receiver<bool>,
+    guard: mpsc::Sender<()>,
+}
+
+async fn connection(mut stream: TcpStream, peer: SocketAddr, api: Api, live: Live, limits: &Limits, stop: Stop) {
+    let Stop { requests: mut shutdown, live: live_shutdown, guard } = stop;
     let _ = stream.set_nodelay(true);
     let opening = tokio::select! {
         opening = tokio::time::timeout(limits.head_timeout, Head::read(&mut stream)) => opening,
@@ -120,10 +131,11 @@ async fn connection(
             let _ = stream.write_all(&answer).await;
         }
         Ok(Opening::WebSocket { answer, read }) => {
+            drop(guard);
             if stream.write_all(&answer).await.is_ok() {
                 let config = ws::websocket_config(live.max_frame);
                 let socket = WebSocketStream::from_partially_read(stream, read, Role::Server, Some(config)).await;
-                ws::serve(socket, peer, live.live, live.gate, live.settings, shutdown).await;
+                ws::serve(socket, peer, live.live, live.gate, live.settings, live_shutdown).await;
             }
         }
     }

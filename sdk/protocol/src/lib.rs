@@ -7,7 +7,7 @@
 //! - [`acl`]: who may read and write one object;
 //! - [`update`]: field operations (`__op`), how they merge and how they apply;
 //! - [`query`]: predicate, order, keys and include, read from and written to JSON;
-//! - [`matches`]: the one evaluator of what a predicate means;
+//! - [`mod@matches`]: the one evaluator of what a predicate means;
 //! - [`order`]: how values compare, and the order-preserving encoding that indexes and filter identities share;
 //! - [`bson`]: stored bytes of objects and values;
 //! - [`live`]: the frames of the LiveQuery socket, both directions;

@@ -9,7 +9,7 @@
 //! **Bounds.** The pool has two threads per core and a bounded queue; a full one answers 155. A hook has 5 s, its time in
 //! the queue included. Hooks nest at most ten deep.
 //!
-//! **Nesting.** A script that saves waits on its pool thread, by [`wait`]. Hooks of that save run on the very same
+//! **Nesting.** A script that saves waits on its pool thread, by [`wait()`]. Hooks of that save run on the very same
 //! thread, inside that wait: they need no second thread of the pool, so a pool full of waiting hooks cannot block
 //! itself.
 

@@ -6,6 +6,7 @@
 //! a queue has waited although its socket was offered it just now, compared with how long entries wait as a rule.
 
 use super::turns::Turns;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -93,14 +94,16 @@ const AVERAGED_BYTES: f32 = 1_048_576.0;
 
 impl Delivery {
     pub(super) fn new(settings: Settings, now: Instant, resume: impl Fn() + Send + Sync + 'static) -> Self {
+        let resume = Arc::new(resume);
+        let through = resume.clone();
         Self {
             settings,
             began: now,
             keeping: AtomicUsize::new(0),
             slow: AtomicUsize::new(0),
-            turns: Turns::default(),
+            turns: Turns::new(move || through()),
             typical_wait: AtomicU32::new(0),
-            resume: Box::new(resume),
+            resume: Box::new(move || resume()),
         }
     }
 

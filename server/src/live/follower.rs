@@ -2,9 +2,11 @@
 
 use super::Feed;
 use super::delivery::{Delivery, Millis};
+
 use super::engine::{Command, Counts, Engine};
 use super::outbox::Closing;
 use super::reads::{ReadRequest, Reads};
+use super::turns::FEW_PENDING;
 use crate::changes::{ChangeSource, ChangeTail, Read as TailRead, SourceError};
 use compact_str::CompactString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -84,6 +86,7 @@ pub(super) struct Follower {
     runtime: Handle,
     /// Reads under way at a time.
     slots: Arc<Semaphore>,
+    round: Round,
     reported: Instant,
 }
 
@@ -99,8 +102,54 @@ enum Next {
     AtOnce,
     /// When a change is pushed, or the queues have room again.
     WhenWoken,
+    /// When the last round of wakes is through; at the latest after this time.
+    Within(Duration),
     /// After a moment, because the change log could not be read.
     Retry,
+}
+
+/// Giving many connections a turn, and then leaving them and the writers some time.
+///
+/// A system call per connection is most of what delivery costs, and it costs the same with one event as with ten. So
+/// where a change wakes many connections, those that come while these run, and a moment longer, make up the next round
+/// together: events come a little later and far more of them do. A change that comes alone never waits.
+enum Round {
+    Over,
+    Running { since: Instant },
+    Resting { until: Instant },
+}
+
+/// From so many connections on, waking them is a round.
+const LARGE_ROUND: usize = 64;
+/// A round is taken for finished after this time, whoever has not run by then: longer than any round should be, so that
+/// a machine that is short of time does not wake everybody more often.
+const LONGEST_ROUND: Duration = Duration::from_millis(500);
+/// Bounds of the moment after a round, which otherwise is as long as the round was.
+const SHORTEST_REST: Duration = Duration::from_millis(1);
+const LONGEST_REST: Duration = Duration::from_millis(10);
+
+impl Round {
+    fn begin(pending: usize, now: Instant) -> Self {
+        if pending < LARGE_ROUND { Self::Over } else { Self::Running { since: now } }
+    }
+
+    /// How long changes have to wait for the next round; `None` when it may begin.
+    fn rest(&mut self, pending: usize, now: Instant) -> Option<Duration> {
+        if let Self::Running { since } = *self {
+            let elapsed = now.duration_since(since);
+            if pending > FEW_PENDING && elapsed < LONGEST_ROUND {
+                return Some(LONGEST_ROUND - elapsed);
+            }
+            *self = Self::Resting { until: now + elapsed.clamp(SHORTEST_REST, LONGEST_REST) };
+        }
+        if let Self::Resting { until } = *self {
+            if now < until {
+                return Some(until - now);
+            }
+            *self = Self::Over;
+        }
+        None
+    }
 }
 
 /// How much of the change log is read at a time while the engine is behind.
@@ -129,6 +178,7 @@ impl Follower {
             engine,
             runtime: Handle::current(),
             slots,
+            round: Round::Over,
             reported: Instant::now(),
         }
     }
@@ -159,6 +209,7 @@ impl Follower {
             let deadline = self.engine.tick(now);
             self.engine.flush(now);
             if batch.bytes > 0 {
+                self.round = Round::begin(self.delivery.turns.pending(), Instant::now());
                 self.tail.applied(self.engine.position(), batch.bytes);
             }
             for request in self.engine.take_reads() {
@@ -170,6 +221,7 @@ impl Follower {
             patience = match (batch.next, deadline) {
                 (Next::AtOnce, _) => Duration::ZERO,
                 (Next::Retry, _) => RETRY,
+                (Next::Within(rest), _) => rest,
                 (Next::WhenWoken, Some(deadline)) => {
                     Duration::from_millis(u64::from(deadline.saturating_sub(now)) + 1).min(IDLE)
                 }
@@ -182,6 +234,9 @@ impl Follower {
     fn follow(&mut self) -> Batch {
         if self.engine.is_full() {
             return Batch { bytes: 0, next: Next::WhenWoken };
+        }
+        if let Some(rest) = self.round.rest(self.delivery.turns.pending(), Instant::now()) {
+            return Batch { bytes: 0, next: Next::Within(rest) };
         }
         let max = self.delivery.settings.batch;
         let changes = match self.tail.read_after(self.engine.position(), max) {
@@ -269,6 +324,7 @@ impl Follower {
 
 #[cfg(test)]
 mod tests {
+    use super::Round;
     use crate::changes::{Change, ChangeSource, ChangeTail, Committed, ObjectChange, Position, SourceError};
     use crate::live::{Answer, Audience, Connection, Feed, Found, LiveQueries, NewSubscription, Read, Reads, Settings};
     use crate::permissions::Principals;
@@ -370,6 +426,25 @@ mod tests {
         outbox.take(4 << 10, &mut taken, connection.live.now());
         let texts = taken.into_iter().filter_map(|outgoing| outbox.compose(outgoing, &mut scratch).ok());
         texts.map(|frame| String::from_utf8(frame.to_vec()).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_round_lasts_until_all_have_run_and_then_rests() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let left = |round: &mut Round, woken, millis| round.rest(woken, at(millis)).map(|rest| rest.as_millis());
+        // A few connections are no round.
+        assert_eq!(left(&mut Round::begin(50, start), 50, 0), None);
+        let mut round = Round::begin(1_000, start);
+        assert_eq!(left(&mut round, 500, 3), Some(497));
+        assert_eq!(left(&mut round, 10, 6), Some(6));
+        assert_eq!(left(&mut round, 0, 11), Some(1));
+        assert_eq!(left(&mut round, 0, 12), None);
+        assert_eq!(left(&mut round, 0, 13), None);
+        // Who does not run in time is not waited for.
+        let mut round = Round::begin(1_000, start);
+        assert_eq!(left(&mut round, 500, 500), Some(10));
+        assert_eq!(left(&mut round, 500, 510), None);
     }
 
     #[tokio::test]

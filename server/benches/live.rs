@@ -220,7 +220,7 @@ async fn write(tail: &Arc<ChangeTail>, writers: usize, time: Duration) -> u64 {
             tokio::spawn(async move {
                 let mut byte = [0];
                 while stream.read_exact(&mut byte).await.is_ok() {
-                    while tail.lag().0 > 64 << 20 {
+                    while tail.lag().0 > 1 << 20 {
                         tokio::time::sleep(Duration::from_millis(5)).await;
                     }
                     let (tail, order) = (tail.clone(), order.clone());

@@ -802,7 +802,8 @@ impl Engine {
     }
 
     /// Hands everything staged to the outboxes and gives each touched connection one turn.
-    pub(super) fn flush(&mut self, now: Millis) {
+    /// Returns how many that were.
+    pub(super) fn flush(&mut self, now: Millis) -> usize {
         let fence = self.sending.delivery.settings.fence.as_millis() as Millis;
         for at in std::mem::take(&mut self.sending.touched) {
             let Some(connection) = self.sending.connections.get_mut(at) else { continue };
@@ -822,9 +823,11 @@ impl Engine {
                 self.relieved(at, relief);
             }
         }
+        let turns = self.sending.to_wake.len();
         self.sending.delivery.turns.queue(&mut self.sending.to_wake);
         self.sending.staged = 0;
         self.counts.events += std::mem::take(&mut self.sending.events);
+        turns
     }
 
     /// Lifts fences whose pong did not come. Returns when it wants to be called again.

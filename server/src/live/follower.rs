@@ -121,16 +121,15 @@ enum Round {
 
 /// From so many connections on, waking them is a round.
 const LARGE_ROUND: usize = 64;
-/// A round is taken for finished after this time, whoever has not run by then: longer than any round should be, so that
-/// a machine that is short of time does not wake everybody more often.
-const LONGEST_ROUND: Duration = Duration::from_millis(500);
+/// So long changes wait at most for a round to end. Beyond, they join what is queued for those who still wait their turn.
+const LONGEST_ROUND: Duration = Duration::from_millis(25);
 /// Bounds of the moment after a round, which otherwise is as long as the round was.
 const SHORTEST_REST: Duration = Duration::from_millis(1);
 const LONGEST_REST: Duration = Duration::from_millis(10);
 
 impl Round {
-    fn begin(pending: usize, now: Instant) -> Self {
-        if pending < LARGE_ROUND { Self::Over } else { Self::Running { since: now } }
+    fn begin(turns: usize, now: Instant) -> Self {
+        if turns < LARGE_ROUND { Self::Over } else { Self::Running { since: now } }
     }
 
     /// How long changes have to wait for the next round; `None` when it may begin.
@@ -207,9 +206,9 @@ impl Follower {
             let batch = self.follow();
             let now = self.now();
             let deadline = self.engine.tick(now);
-            self.engine.flush(now);
+            let turns = self.engine.flush(now);
             if batch.bytes > 0 {
-                self.round = Round::begin(self.delivery.turns.pending(), Instant::now());
+                self.round = Round::begin(turns, Instant::now());
                 self.tail.applied(self.engine.position(), batch.bytes);
             }
             for request in self.engine.take_reads() {
@@ -436,15 +435,15 @@ mod tests {
         // A few connections are no round.
         assert_eq!(left(&mut Round::begin(50, start), 50, 0), None);
         let mut round = Round::begin(1_000, start);
-        assert_eq!(left(&mut round, 500, 3), Some(497));
+        assert_eq!(left(&mut round, 500, 3), Some(22));
         assert_eq!(left(&mut round, 10, 6), Some(6));
         assert_eq!(left(&mut round, 0, 11), Some(1));
         assert_eq!(left(&mut round, 0, 12), None);
         assert_eq!(left(&mut round, 0, 13), None);
         // Who does not run in time is not waited for.
         let mut round = Round::begin(1_000, start);
-        assert_eq!(left(&mut round, 500, 500), Some(10));
-        assert_eq!(left(&mut round, 500, 510), None);
+        assert_eq!(left(&mut round, 500, 25), Some(10));
+        assert_eq!(left(&mut round, 500, 35), None);
     }
 
     #[tokio::test]

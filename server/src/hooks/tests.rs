@@ -172,8 +172,9 @@ async fn a_full_pool_answers_155() {
         codes.push(run.await.unwrap());
     }
     codes.sort_unstable();
-    // One ran, one waited in the queue until its time was over, two found it full.
-    assert_eq!(codes, [141, 155, 155, 155]);
+    // One ran, two found the queue full. The one that waited ran out of time there, or had its turn after the first had
+    // run out of operations.
+    assert!(matches!(codes[..], [141, 141 | 155, 155, 155]), "{codes:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

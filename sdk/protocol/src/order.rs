@@ -7,7 +7,6 @@
 use crate::object::Object;
 use crate::query::Order;
 use crate::value::{Map, Value};
-use std::borrow::Cow;
 use std::cmp::Ordering;
 
 /// An empty array sorts before everything, as in MongoDB.
@@ -181,16 +180,6 @@ fn write_sort_component(object: &Object, path: &str, descending: bool, out: &mut
     match best {
         Some(best) => out.extend_from_slice(&best),
         None => out.push(if empty_array { EMPTY_ARRAY } else { NULL }),
-    }
-}
-
-/// The values of a field as an index or a posting holds them: an array is each of its elements *and* itself is not,
-/// because equality with a whole array is rare and stays with the evaluator.
-pub fn index_values<'a>(object: &'a Object, path: &str) -> Vec<Cow<'a, Value>> {
-    match object.field(path) {
-        None => vec![Cow::Owned(Value::Null)],
-        Some(Cow::Borrowed(Value::Array(items))) => items.iter().map(Cow::Borrowed).collect(),
-        Some(value) => vec![value],
     }
 }
 

@@ -1,7 +1,6 @@
 //! The subscriptions of one class, arranged so that every question is asked once per change: each distinct filter, each
 //! distinct identity under it, each distinct way of showing the object.
 
-use super::event::top_level;
 use super::predicate_index::{Access, GroupId, Lookup, PredicateIndex};
 use super::slots::{IdList, Slots};
 use crate::permissions::{Operation, Principals};
@@ -11,6 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use tidings_protocol::acl::PUBLIC;
 use tidings_protocol::matches::Matcher;
+use tidings_protocol::update::top_level;
 use tidings_protocol::{Acl, ClassName, ObjectId, Predicate};
 
 /// Number of a subscription within the engine.

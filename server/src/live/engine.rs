@@ -22,6 +22,7 @@ use std::sync::Arc;
 use tidings_protocol::live::{Event, FrameError};
 use tidings_protocol::matches::Matcher;
 use tidings_protocol::query::Constraint;
+use tidings_protocol::update::top_level;
 use tidings_protocol::{Access, ClassName, Code, Error, ObjectId, Predicate};
 
 /// What a connection asks of the engine.
@@ -961,7 +962,7 @@ fn is_watched_change(
     watch: &[CompactString],
     hidden: &[CompactString],
 ) -> bool {
-    watch.iter().filter(|path| !hidden.iter().any(|field| field == super::event::top_level(path))).any(|path| {
+    watch.iter().filter(|path| !hidden.iter().any(|field| field == top_level(path))).any(|path| {
         let values = |object: Option<&tidings_protocol::Object>| {
             let mut values = Vec::new();
             if let Some(object) = object {

@@ -4,6 +4,7 @@ use crate::changes::Position;
 use std::sync::Arc;
 use tidings_protocol::live::Event;
 use tidings_protocol::names::is_internal_field;
+use tidings_protocol::update::top_level;
 use tidings_protocol::value::write_json_string;
 use tidings_protocol::{ClassName, Object, ObjectId};
 
@@ -106,11 +107,6 @@ pub(super) fn write_object(
             && !is_internal_field(name)
     });
     out.push(b'}');
-}
-
-/// The field that a path begins with.
-pub(super) fn top_level(path: &str) -> &str {
-    path.split_once('.').map_or(path, |(head, _)| head)
 }
 
 #[cfg(test)]

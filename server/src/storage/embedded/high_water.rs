@@ -20,6 +20,8 @@ pub(super) struct HighWater {
     timeline: CompactString,
     /// How often the mark was written: the higher slot is the newer one.
     turn: u64,
+    /// What the newest slot says.
+    position: Position,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -53,7 +55,7 @@ impl HighWater {
     pub(super) fn open(path: &Path, timeline: &str, position: Position) -> io::Result<Self> {
         let turn = Self::read(path)?.map_or(0, |mark| mark.turn);
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
-        let mut high_water = Self { file, timeline: timeline.into(), turn };
+        let mut high_water = Self { file, timeline: timeline.into(), turn, position };
         high_water.write(position)?;
         if let Some(folder) = path.parent() {
             File::open(folder)?.sync_all()?;
@@ -61,13 +63,20 @@ impl HighWater {
         Ok(high_water)
     }
 
+    /// Brings the mark to this position, if it is not there.
+    pub(super) fn follow(&mut self, position: Position) -> io::Result<()> {
+        if position == self.position { Ok(()) } else { self.write(position) }
+    }
+
     /// Writes the mark and waits until it is on disk.
-    pub(super) fn write(&mut self, position: Position) -> io::Result<()> {
+    fn write(&mut self, position: Position) -> io::Result<()> {
         self.turn += 1;
         let mark = Mark { timeline: self.timeline.clone(), position, turn: self.turn };
         self.file.seek(SeekFrom::Start(self.turn % 2 * SLOT as u64))?;
         self.file.write_all(&mark.encode())?;
-        self.file.sync_data()
+        self.file.sync_data()?;
+        self.position = position;
+        Ok(())
     }
 }
 
@@ -111,8 +120,8 @@ mod tests {
         let path = folder.path().join("high-water");
         assert_eq!(HighWater::read(&path).unwrap(), None);
         let mut high_water = HighWater::open(&path, "abc", 5).unwrap();
-        high_water.write(6).unwrap();
-        high_water.write(7).unwrap();
+        high_water.follow(6).unwrap();
+        high_water.follow(7).unwrap();
         let mark = HighWater::read(&path).unwrap().unwrap();
         assert_eq!((mark.timeline.as_str(), mark.position), ("abc", 7));
         let mut bytes = std::fs::read(&path).unwrap();

@@ -11,6 +11,7 @@
 mod cache;
 mod catalog;
 mod chores;
+mod deferred;
 mod find;
 mod group;
 mod high_water;
@@ -56,9 +57,8 @@ pub struct EmbeddedOptions {
     pub cache_bytes: u64,
     /// Memory for blocks of files.
     pub block_cache_bytes: u64,
-    /// The journal is what has to be read again after a crash; fjall takes no less than 64 MiB.
-    pub journal_bytes: u64,
-    /// Writes gathered in memory, per keyspace, before they go to a sorted file.
+    /// Writes gathered in memory, per keyspace, before they go to a sorted file. Much of it makes a start after a crash
+    /// slow, as all of it is read from the journal again.
     pub memtable_bytes: u64,
     /// The largest object, as stored.
     pub object_bytes: usize,
@@ -78,8 +78,7 @@ impl Default for EmbeddedOptions {
         Self {
             cache_bytes: 64 << 20,
             block_cache_bytes: 128 << 20,
-            journal_bytes: 64 << 20,
-            memtable_bytes: 64 << 20,
+            memtable_bytes: 16 << 20,
             object_bytes: 1 << 20,
             commit_bytes: 16 << 20,
             waiting_commits: 100_000,

@@ -9,13 +9,13 @@ use super::log;
 use super::rows::Corrupt;
 use super::view::{Files, Keyspaces, Published};
 use compact_str::CompactString;
+use fjall::compaction::Leveled;
 use fjall::config::{BlockSizePolicy, FilterPolicy, PinningPolicy};
 use fjall::{Database, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable, Slice};
 use rand::Rng;
 use rustc_hash::FxHashMap;
 use std::fmt;
 use std::fs::{File, TryLockError};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tidings_protocol::ClassName;
@@ -23,8 +23,15 @@ use tidings_protocol::ClassName;
 /// What is written into a new store, and asked of one that is opened.
 const FORMAT: u8 = 1;
 
-/// fjall takes no lower limit, and begins no new journal before.
-pub(super) const LEAST_JOURNAL: u64 = 64 << 20;
+/// The journal is what has to be read again after a crash. fjall takes no lower limit, and begins no new journal before.
+const JOURNAL_BYTES: u64 = 64 << 20;
+
+/// Sorted files are written in pieces of this size; while one is synced, commits wait for the same disk.
+const FILE_BYTES: u64 = 16 << 20;
+
+/// fjall's worker gets what processor time the requests leave: a tenth of theirs where there is not enough for both.
+#[cfg(target_os = "linux")]
+const WORKER_NICENESS: i32 = 10;
 
 /// Why a store was not opened. The text is for whoever runs the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,7 +103,7 @@ pub(super) fn open(folder: &Path, options: &EmbeddedOptions) -> Result<Opened, O
         _ => io(&mark_path)(error),
     })?;
     // The library trusts its own files; a panic in it must not look like a bug of the server's.
-    let opened = catch_unwind(AssertUnwindSafe(|| open_files(folder, options)));
+    let opened = std::thread::scope(|scope| scope.spawn(|| open_files(folder, options)).join());
     let opened = opened.unwrap_or_else(|_| Err(damaged(folder, "its files make no sense")));
     let (db, keyspaces) = opened?;
     let mut stored = read(&db, &keyspaces, folder)?;
@@ -159,24 +166,34 @@ fn lock(folder: &Path) -> Result<File, OpenError> {
     }
 }
 
+/// Runs on a thread of its own, from which fjall's worker inherits its niceness.
 fn open_files(folder: &Path, options: &EmbeddedOptions) -> Result<(Database, Keyspaces), OpenError> {
     let failed = |error: fjall::Error| match error {
         fjall::Error::Locked => OpenError::InUse(folder.to_owned()),
         fjall::Error::Io(error) => OpenError::Io { path: folder.join("store"), why: error.to_string() },
         error => damaged(folder, &error.to_string()),
     };
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, WORKER_NICENESS) {
+        tracing::debug!(%error, "the store's worker runs at the same priority as everything else");
+    }
     let db = Database::builder(folder.join("store"))
-        .max_journaling_size(options.journal_bytes.max(LEAST_JOURNAL))
+        .max_journaling_size(JOURNAL_BYTES)
         .cache_size(options.block_cache_bytes)
-        .worker_threads(2)
+        // Of several, all but one would spin as long as one of them merges files.
+        .worker_threads(1)
         .open()
         .map_err(failed)?;
     let keyspace = |name: &str, shape: fn(KeyspaceCreateOptions) -> KeyspaceCreateOptions| {
         // The index of every file stays in memory, about one byte in a hundred of what it indexes: without it each read
         // of a cold row begins with a block of half a megabyte.
         let create = || {
-            let create = KeyspaceCreateOptions::default().max_memtable_size(options.memtable_bytes);
-            shape(create.index_block_pinning_policy(PinningPolicy::all(true)))
+            let create = KeyspaceCreateOptions::default()
+                // When a memtable is full is for `upkeep` to say.
+                .max_memtable_size(u64::MAX)
+                .compaction_strategy(Arc::new(Leveled::default().with_table_target_size(FILE_BYTES)))
+                .index_block_pinning_policy(PinningPolicy::all(true));
+            shape(create)
         };
         db.keyspace(name, create).map_err(failed)
     };

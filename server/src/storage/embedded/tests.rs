@@ -425,7 +425,7 @@ async fn the_journal_stays_short() {
 async fn child_that_writes_until_the_disk_refuses() {
     let Some(folder) = std::env::var_os("TIDINGS_TEST_CHILD_FULL") else { return };
     // Nothing is flushed, so that it is the journal that grows.
-    let options = EmbeddedOptions { memtable_bytes: 1 << 30, journal_bytes: 1 << 40, ..EmbeddedOptions::default() };
+    let options = EmbeddedOptions { memtable_bytes: 1 << 30, ..EmbeddedOptions::default() };
     let store = Embedded::open(Path::new(&folder), options).unwrap();
     let large = large();
     let mut acknowledged = 0;

@@ -1,43 +1,41 @@
-//! The thread beside the writer, for what may wait for the disk without any commit waiting along: the high-water mark and
-//! the length of the journal.
+//! The thread beside the writer, for what may wait for the disk without any commit waiting along: the high-water mark,
+//! and deciding when what a keyspace gathered in memory goes to a file.
 
 use super::Shared;
+use super::deferred::Deferred;
 use super::high_water::HighWater;
-use super::open::LEAST_JOURNAL;
+use fjall::{AbstractTree, Keyspace};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 /// How often the high-water mark follows.
 const MARK_EVERY: Duration = Duration::from_secs(1);
 
-/// How long fjall's threads take to begin a new journal, once asked; asking twice would flush next to nothing.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// fjall makes every commit sleep a tenth of a second while four full memtables of one keyspace wait for it.
+const MOST_WAITING: usize = 3;
 
 pub(super) enum Upkeep {
-    /// The journal has grown by some more.
-    LookAtJournal,
+    /// Some more has been written.
+    LookAtMemory,
     Close,
 }
 
 /// Runs until the store closes; the last mark is exact.
 pub(super) fn run(shared: &Shared, mut high_water: HighWater, requests: &Receiver<Upkeep>) {
-    let mut marked = shared.published.load().position;
+    let keyspaces = shared.files.keyspaces.all();
+    let mut deferred = Deferred::default();
     let mut next_mark = Instant::now() + MARK_EVERY;
-    let mut next_look = Instant::now();
     loop {
         let request = requests.recv_timeout(next_mark.saturating_duration_since(Instant::now()));
-        if matches!(request, Ok(Upkeep::LookAtJournal)) && Instant::now() >= next_look && shorten_journal(shared) {
-            next_look = Instant::now() + LOOK_AGAIN;
+        if matches!(request, Ok(Upkeep::LookAtMemory) | Err(RecvTimeoutError::Timeout)) {
+            deferred.renew(&keyspaces);
+            keyspaces.iter().for_each(|keyspace| write_out(keyspace, shared.options.memtable_bytes));
         }
         let is_last = matches!(request, Ok(Upkeep::Close) | Err(RecvTimeoutError::Disconnected));
         if is_last || Instant::now() >= next_mark {
             next_mark = Instant::now() + MARK_EVERY;
-            let position = shared.published.load().position;
-            if position != marked {
-                match high_water.write(position) {
-                    Ok(()) => marked = position,
-                    Err(error) => tracing::error!(%error, "the high-water mark could not be written"),
-                }
+            if let Err(error) = high_water.follow(shared.published.load().position) {
+                tracing::error!(%error, "the high-water mark could not be written");
             }
         }
         if is_last {
@@ -46,18 +44,16 @@ pub(super) fn run(shared: &Shared, mut high_water: HighWater, requests: &Receive
     }
 }
 
-/// Keeps the journal at its limit. True if it was too long.
+/// Sends what a keyspace has gathered in memory to a file, if that is enough.
 ///
-/// By itself, fjall looks at the journal only when some keyspace has filled its memory, and by then the journal can be
-/// three times as long: three seconds of reading after a crash. Making one keyspace write out what it has in memory
-/// makes fjall begin a new journal, and all others follow. That also deletes old files, which takes a tenth of a second
-/// on a busy disk: nothing for the writer's thread.
-fn shorten_journal(shared: &Shared) -> bool {
-    let limit = shared.options.journal_bytes.max(LEAST_JOURNAL);
-    // While an older journal waits for its keyspaces, this has just happened.
-    let is_over = shared.db.journal_count() == 1 && shared.db.journal_disk_space().is_ok_and(|bytes| bytes > limit);
-    if is_over && let Err(error) = shared.files.keyspaces.changes.rotate_memtable() {
-        tracing::warn!(%error, "the journal could not be shortened; the next start will take longer");
+/// Left to itself, fjall decides this in each commit and asks its worker through a queue of a thousand, of which the
+/// worker may find no place left for its own next request, and then both wait for ever.
+fn write_out(keyspace: &Keyspace, limit: u64) {
+    let is_due = keyspace.tree.active_memtable().size() > limit;
+    if is_due
+        && keyspace.tree.sealed_memtable_count() < MOST_WAITING
+        && let Err(error) = keyspace.rotate_memtable()
+    {
+        tracing::warn!(%error, "memory could not be written out; the next start will take longer");
     }
-    is_over
 }

@@ -43,6 +43,12 @@ pub(super) struct Keyspaces {
     pub(super) changes: Keyspace,
 }
 
+impl Keyspaces {
+    pub(super) fn all(&self) -> [&Keyspace; 5] {
+        [&self.changes, &self.rows, &self.indexes, &self.ids, &self.meta]
+    }
+}
+
 /// What every reader needs, whatever the moment.
 pub(super) struct Files {
     pub(super) keyspaces: Keyspaces,

@@ -23,8 +23,8 @@ use tokio::sync::oneshot;
 const GROUP_COMMITS: usize = 1_024;
 /// And at this many bytes.
 const GROUP_BYTES: usize = 8 << 20;
-/// Bytes between two looks at how long the journal is.
-const LOOK_AT_JOURNAL: usize = 512 << 10;
+/// Bytes between two looks at what has gathered in memory.
+const LOOK_AT_MEMORY: usize = 512 << 10;
 /// How often the thread looks for work when nobody writes.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -42,7 +42,7 @@ pub(super) struct Writer {
     pub(super) numbers: Numbers,
     pub(super) log_bytes: u64,
     pub(super) chores: Chores,
-    /// Bytes written since the journal was last looked at.
+    /// Bytes written since `upkeep` was last told to look.
     pub(super) unseen_bytes: usize,
     pub(super) upkeep: Sender<Upkeep>,
 }
@@ -234,10 +234,10 @@ impl Writer {
         });
         self.chores.wrote(group.records.len());
         self.unseen_bytes += group.bytes;
-        if self.unseen_bytes > LOOK_AT_JOURNAL {
+        if self.unseen_bytes > LOOK_AT_MEMORY {
             self.unseen_bytes = 0;
-            // Gone only when the store closes, and then nothing needs to be shorter.
-            let _ = self.upkeep.send(Upkeep::LookAtJournal);
+            // Gone only when the store closes.
+            let _ = self.upkeep.send(Upkeep::LookAtMemory);
         }
         self.shared.tail.push(group.changes);
         Ok(())

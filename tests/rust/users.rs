@@ -136,6 +136,33 @@ async fn one_device_has_one_session_of_a_user() {
 }
 
 #[tokio::test]
+async fn no_log_in_with_the_old_password_survives_its_change() {
+    let server = plain_server();
+    for round in 0..5 {
+        let alice = server.sign_up(&fresh("alice")).await;
+        let log_ins: Vec<_> = (0..12)
+            .map(|_| {
+                let (nobody, name) = (server.nobody(), alice.name.clone());
+                tokio::spawn(async move {
+                    let answer = nobody.post("/login", json!({"username": name, "password": "secret"})).await;
+                    (answer.status == 200).then(|| answer.ok()["sessionToken"].as_str().unwrap().to_owned())
+                })
+            })
+            .collect();
+        let place = format!("/users/{}", alice.id());
+        let changed = alice.put(&place, json!({"password": "better"})).await.ok();
+        let kept = alice.clone().session(alice.id(), changed["sessionToken"].as_str().unwrap());
+        for log_in in log_ins {
+            if let Some(token) = log_in.await.unwrap() {
+                let old = server.nobody().session(alice.id(), &token);
+                assert!(!is_logged_in(&old).await, "round {round}");
+            }
+        }
+        assert!(is_logged_in(&kept).await);
+    }
+}
+
+#[tokio::test]
 async fn who_changes_the_own_password_goes_on_with_a_new_session() {
     let server = plain_server();
     let alice = server.sign_up("alice").await;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tidings_cloud_code::{Call, Level, RateLimiter, Save};
 use tidings_protocol::{Date, Map, ObjectId, Query};
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 /// Answers every call after a short sleep; saves run the hooks of their class, as the real host's do.
 struct FakeHost {
@@ -12,6 +13,8 @@ struct FakeHost {
     hooks: Hooks,
     limiter: RateLimiter,
     in_memory: bool,
+    /// Gets wait until it is closed.
+    gate: Semaphore,
     gets: AtomicUsize,
     saves: AtomicUsize,
     _this: Weak<()>,
@@ -19,11 +22,19 @@ struct FakeHost {
 
 impl FakeHost {
     fn plug(hooks: &Hooks, in_memory: bool) -> Arc<Self> {
+        let host = Self::plug_held(hooks, in_memory);
+        host.gate.close();
+        host
+    }
+
+    /// As [`Self::plug`], but every get waits until the gate is closed for good.
+    fn plug_held(hooks: &Hooks, in_memory: bool) -> Arc<Self> {
         let host = Arc::new(Self {
             runtime: Handle::current(),
             hooks: hooks.clone(),
             limiter: RateLimiter::default(),
             in_memory,
+            gate: Semaphore::new(0),
             gets: AtomicUsize::new(0),
             saves: AtomicUsize::new(0),
             _this: Weak::new(),
@@ -52,6 +63,7 @@ impl Host for FakeHost {
     fn get(&self, call: &Call<'_>, _: &ClassName, id: &ObjectId) -> Result<Option<Object>, Error> {
         self.gets.fetch_add(1, Ordering::Relaxed);
         self.waited(call, async {
+            let _ = self.gate.acquire().await;
             tokio::time::sleep(Duration::from_millis(1)).await;
             Ok(Some(Object { id: id.clone(), ..Object::default() }))
         })
@@ -158,23 +170,23 @@ async fn a_slow_hook_is_restarted_and_ends_at_its_deadline_only() {
 
 #[tokio::test]
 async fn a_full_pool_answers_155() {
-    let settings = Settings { threads: 1, queue: 1, deadline: Duration::from_millis(500), ..Settings::default() };
-    let hooks = hooks(r#"before_save("A", |request| { loop { pointer("A", "b").fetch(); } });"#, settings);
-    FakeHost::plug(&hooks, false);
-    let runs = (0..4).map(|_| {
-        tokio::spawn({
-            let hooks = hooks.clone();
-            async move { code(hooks.before_save(save_request("A", "{}")).await) }
-        })
-    });
-    let mut codes = Vec::new();
-    for run in runs.collect::<Vec<_>>() {
-        codes.push(run.await.unwrap());
+    let settings = Settings { threads: 1, queue: 1, ..Settings::default() };
+    let hooks = hooks(r#"before_save("A", |request| { pointer("A", "b").fetch(); });"#, settings);
+    let host = FakeHost::plug_held(&hooks, false);
+    let begin = || {
+        let hooks = hooks.clone();
+        tokio::spawn(async move { code(hooks.before_save(save_request("A", "{}")).await) })
+    };
+    let running = begin();
+    while host.gets.load(Ordering::Relaxed) == 0 {
+        tokio::task::yield_now().await;
     }
-    codes.sort_unstable();
-    // One ran, two found the queue full. The one that waited began a moment later, so it may have run out of time in the
-    // queue or, having had its turn just before that, in the script.
-    assert!(matches!(codes[..], [141, 141 | 155, 155, 155]), "{codes:?}");
+    // The only thread is busy until the gate opens: the next one waits, and then there is no room.
+    let waiting = begin();
+    assert_eq!(begin().await.unwrap(), 155);
+    assert_eq!(begin().await.unwrap(), 155);
+    host.gate.close();
+    assert_eq!((running.await.unwrap(), waiting.await.unwrap()), (0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,6 @@
 //! Deleting an object.
 
-use super::{Objects, Pending, users};
+use super::{Objects, Pending, now, users};
 use crate::auth::Auth;
 use crate::error::{Failure, Result};
 use crate::permissions::Operation;
@@ -36,8 +36,10 @@ impl Objects {
         }
         let write = Write { class: class.clone(), id: id.clone(), action: Action::Delete, guard, fields: Vec::new() };
         let committed = self.commit([vec![write], beside].concat()).await;
+        let (objects, class, id) = (self.clone(), class.clone(), id.clone());
         Ok(Box::pin(async move {
             match committed.await {
+                Ok(_) if class == ClassName::USER => objects.end_sessions_until(&id, now(), None).await,
                 Ok(_) => Ok(()),
                 Err(WriteError::NotFound) => Err(Failure::parse(Code::ObjectNotFound, "Object not found for delete.")),
                 Err(error) => Err(error.into()),

@@ -59,6 +59,21 @@ impl Objects {
         Ok(sessions.iter().map(|session| deletion(&session.id)).collect())
     }
 
+    /// Ends the sessions that began until `at`, all but the one with this token: also those whose log-in committed while a
+    /// new password, or the user's deletion, was on its way. Later ones know the new password.
+    pub(super) async fn end_sessions_until(&self, user: &ObjectId, at: Date, kept: Option<&str>) -> Result<()> {
+        let predicate = Predicate::equal("user", Value::pointer(ClassName::USER, user.clone()))
+            .and(Predicate::field("createdAt", Constraint::Lte(Value::Date(at))));
+        let selection = Selection { predicate, ..Selection::all(ClassName::SESSION, Principals::MASTER) };
+        let sessions = self.0.storage.snapshot().await?.find(&selection).await?;
+        let is_kept = |session: &Object| session.fields.get(TOKEN_FIELD).and_then(Value::as_str) == kept;
+        let ended: Vec<_> = sessions.iter().filter(|session| !is_kept(session)).map(|one| deletion(&one.id)).collect();
+        if !ended.is_empty() {
+            self.commit(ended).await.await?;
+        }
+        Ok(())
+    }
+
     /// Deletes sessions whose time is over, and with them their live subscriptions. Returns how many there were.
     ///
     /// # Errors

@@ -127,11 +127,13 @@ impl Objects {
         };
         let mut beside = Vec::new();
         let mut session_token = None;
+        let mut changes_password = false;
         if let Some(changes) = changes {
             let prepared = users::prepare_changes(self, auth, changes, &original, &mut update).await?;
             guard.unique = prepared.unique;
             beside = prepared.sessions;
             session_token = prepared.session_token;
+            changes_password = prepared.changes_password;
         }
         if *class == ClassName::SESSION {
             guard.writer = None;
@@ -147,6 +149,9 @@ impl Objects {
             else {
                 return Err(Failure::Internal("an update without its images".into()));
             };
+            if changes_password {
+                objects.end_sessions_until(&after.id, now(), session_token.as_deref()).await?;
+            }
             auth.context = edits.context.unwrap_or(auth.context);
             objects.after_save(&auth, &class, &after, Some(&before)).await;
             let mut changed = changed_fields(&edits.update, &after);

@@ -5,7 +5,7 @@ use super::{Objects, random_text};
 use crate::auth::Auth;
 use crate::error::{Failure, Result};
 use crate::permissions::Principals;
-use crate::storage::{Selection, Unique, Write, WriteError};
+use crate::storage::{Action, Guard, Selection, Unique, Write, WriteError};
 use compact_str::CompactString;
 use std::sync::Arc;
 use tidings_protocol::names::{invalid_field_name, is_internal_field};
@@ -122,6 +122,7 @@ pub(super) struct PreparedChanges {
     /// The user's sessions to end, and the one that begins instead.
     pub sessions: Vec<Write>,
     pub session_token: Option<CompactString>,
+    pub changes_password: bool,
 }
 
 impl AccountChanges {
@@ -172,10 +173,11 @@ pub(super) async fn prepare_changes(
     if changes.ends_anonymity {
         update.operations.push((ANONYMOUS_FIELD.into(), Operation::Delete));
     }
-    let mut prepared = PreparedChanges { unique, sessions: Vec::new(), session_token: None };
+    let mut prepared = PreparedChanges { unique, sessions: Vec::new(), session_token: None, changes_password: false };
     if let Some(password) = changes.password {
         let hash = objects.0.passwords.hash(password).await?;
         update.operations.push((PASSWORD_FIELD.into(), Operation::Set(Value::String(hash))));
+        prepared.changes_password = true;
         prepared.sessions = objects.session_deletions(&original.id, None).await?;
         // Only the user who changed the own password goes on without a new log-in.
         if auth.user_id() == Some(&original.id) {
@@ -196,7 +198,7 @@ impl Objects {
         let Some(auth_data) = body.get("authData") else { return Ok(None) };
         let Some(id) = anonymous_id(auth_data)? else { return Ok(None) };
         match self.find_user(Predicate::equal(ANONYMOUS_FIELD, Value::String(id))).await? {
-            Some(user) => Ok(Some(self.begin_log_in(auth, user, "anonymous").await?)),
+            Some(user) => Ok(Some(self.begin_log_in(auth, user, ANONYMOUS_FIELD).await?)),
             None => Ok(None),
         }
     }
@@ -211,7 +213,7 @@ impl Objects {
         if user.acl.as_ref().is_some_and(|acl| acl.grants().is_empty()) {
             return Err(wrong_password());
         }
-        self.begin_log_in(auth, user, "password").await
+        self.begin_log_in(auth, user, PASSWORD_FIELD).await
     }
 
     /// Checks a password without beginning a session.
@@ -247,15 +249,29 @@ impl Objects {
         Ok(())
     }
 
-    async fn begin_log_in(&self, auth: &Auth, user: Arc<Object>, provider: &str) -> Result<LoggedIn> {
+    /// `proof` is the field that was checked. It must still be what it was when the session begins.
+    async fn begin_log_in(&self, auth: &Auth, user: Arc<Object>, proof: &str) -> Result<LoggedIn> {
+        let provider = if proof == ANONYMOUS_FIELD { "anonymous" } else { "password" };
         let session = self.new_session(auth, &user.id, "login", provider)?;
         // One session per user and installation.
         let mut writes = match &auth.installation_id {
             Some(installation_id) => self.session_deletions(&user.id, Some(installation_id)).await?,
             None => Vec::new(),
         };
+        let proven = user.fields.get(proof).cloned().unwrap_or(Value::Null);
+        writes.push(Write {
+            class: ClassName::USER,
+            id: user.id.clone(),
+            action: Action::Expect,
+            guard: Guard { expect: Some(Predicate::equal(proof, proven)), ..Guard::default() },
+            fields: Vec::new(),
+        });
         writes.push(session.write);
-        self.commit(writes).await.await?;
+        match self.commit(writes).await.await {
+            Ok(_) => {}
+            Err(WriteError::Unexpected | WriteError::NotFound) => return Err(wrong_password()),
+            Err(error) => return Err(error.into()),
+        }
         Ok(LoggedIn { user, session_token: session.token })
     }
 

@@ -351,6 +351,21 @@ pub async fn an_expectation_must_hold(stores: &dyn Stores) {
     assert_eq!(failure(&*store, delete(&class, "a").expecting(r#"{"state":"open"}"#)).await, WriteError::Unexpected);
     assert_eq!(failure(&*store, create(&class, "b", "{}").expecting("{}")).await, WriteError::Unexpected);
     done(&*store, delete(&class, "a").expecting(r#"{"state":"closed"}"#)).await;
+
+    // What is expected of another object holds for the whole commit, and changes nothing.
+    done(&*store, create(&class, "account", r#"{"state":"open"}"#)).await;
+    let expect = |state: &str| Write { action: Action::Expect, ..delete(&class, "account") }.expecting(state);
+    let before = store.snapshot().await.unwrap().cursor();
+    let both = vec![expect(r#"{"state":"closed"}"#), create(&class, "c", "{}")];
+    assert_eq!(store.commit(both).await.unwrap_err(), WriteError::Unexpected);
+    assert_eq!(get(&*store, &class, "c").await, None);
+    assert_eq!(store.snapshot().await.unwrap().cursor(), before);
+    let both = vec![expect(r#"{"state":"open"}"#), create(&class, "c", "{}")];
+    let written = store.commit(both).await.unwrap();
+    assert_eq!(written[0].before, written[0].after);
+    assert!(get(&*store, &class, "c").await.is_some());
+    let absent = Write { action: Action::Expect, ..delete(&class, "absent") };
+    assert_eq!(failure(&*store, absent).await, WriteError::NotFound);
 }
 
 fn duplicate(field: &str) -> WriteError {

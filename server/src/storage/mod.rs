@@ -107,6 +107,8 @@ pub enum Action {
     Delete,
     /// As [`Action::Delete`], but an object that is gone already is no failure: that was wanted.
     DeleteIfPresent,
+    /// Changes nothing, and fails the commit where the guard does not hold: for a write that rests on another object.
+    Expect,
 }
 
 /// What must hold at the moment of the commit.

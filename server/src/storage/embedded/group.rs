@@ -193,15 +193,23 @@ impl Group {
                 after.updated_at = at.max(before.updated_at);
                 self.put(&write.class, &class, sequence, Some(before), Some(Arc::new(after)))
             }
+            Action::Expect => {
+                let (_, object) = self.guarded(&class, &write.id, &write.guard)?;
+                Ok(Written { cursor: self.cursor(), before: Some(object.clone()), after: Some(object) })
+            }
             Action::DeleteIfPresent if self.row(&class, &write.id)?.is_none() => {
-                let cursor = Cursor { timeline: self.view.files.timeline.clone(), position: self.position };
-                Ok(Written { cursor, before: None, after: None })
+                Ok(Written { cursor: self.cursor(), before: None, after: None })
             }
             Action::Delete | Action::DeleteIfPresent => {
                 let (sequence, before) = self.guarded(&class, &write.id, &write.guard)?;
                 self.put(&write.class, &class, sequence, Some(before), None)
             }
         }
+    }
+
+    /// The newest change, staged ones included.
+    fn cursor(&self) -> Cursor {
+        Cursor { timeline: self.view.files.timeline.clone(), position: self.position }
     }
 
     /// The class as this write needs it: made, or given further columns.

@@ -58,15 +58,15 @@ impl Inbox {
     }
 
     /// Waits until something happens, at most so long, and takes the commands. `None` when it is time to stop.
-    fn take(&self, patience: Duration, into: &mut Vec<Command>) -> Option<()> {
+    fn take(&self, patience: Duration) -> Option<Vec<Command>> {
         let waiting = self.lock();
         let (mut waiting, _) = self
             .changed
             .wait_timeout_while(waiting, patience, |waiting| !waiting.woken && !waiting.stopped)
             .unwrap_or_else(PoisonError::into_inner);
         waiting.woken = false;
-        std::mem::swap(&mut waiting.commands, into);
-        (!waiting.stopped).then_some(())
+        let commands = std::mem::take(&mut waiting.commands);
+        (!waiting.stopped).then_some(commands)
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -83,6 +83,8 @@ pub(super) struct Follower {
     delivery: Arc<Delivery>,
     inbox: Arc<Inbox>,
     engine: Engine,
+    /// What is left of the turn at hand.
+    commands: std::vec::IntoIter<Command>,
     runtime: Handle,
     /// Reads under way at a time.
     slots: Arc<Semaphore>,
@@ -175,6 +177,7 @@ impl Follower {
             delivery,
             inbox,
             engine,
+            commands: Vec::new().into_iter(),
             runtime: Handle::current(),
             slots,
             round: Round::Over,
@@ -187,7 +190,14 @@ impl Follower {
     pub(super) fn run(mut self) {
         while catch_unwind(AssertUnwindSafe(|| self.run_engine())).is_err() {
             tracing::error!("the live-query engine has panicked; every live connection is closed");
-            self.engine.close_all(Closing { code: 1011, reason: "Internal error; reconnect" });
+            let closing = Closing { code: 1011, reason: "Internal error; reconnect" };
+            self.engine.close_all(closing.clone());
+            // Also those of which the engine has not heard yet.
+            for command in self.commands.by_ref() {
+                if let Command::Connect { outbox, .. } = command {
+                    outbox.close(closing.clone());
+                }
+            }
             let position = self.tail.position();
             self.engine = Engine::new(self.delivery.clone(), self.timeline.clone(), position, &self.reads.schemas());
             self.tail.applied(position, usize::MAX);
@@ -195,11 +205,11 @@ impl Follower {
     }
 
     fn run_engine(&mut self) {
-        let mut commands = Vec::new();
         let mut patience = IDLE;
-        while self.inbox.take(patience, &mut commands).is_some() {
+        while let Some(commands) = self.inbox.take(patience) {
+            self.commands = commands.into_iter();
             let head = self.tail.position();
-            for command in commands.drain(..) {
+            while let Some(command) = self.commands.next() {
                 let now = self.now();
                 self.engine.handle(command, head, now);
             }

@@ -19,7 +19,7 @@
 //!   behind on the change log, in bounded memory; nobody loses anything, and [`ChangeTail::lag`] tells the writers.
 //!
 //! In reading order: `transition` (which event), `predicate_index` (which filters), `class` (which subscriptions),
-//! `engine` (all of it in order), `outbox` and `delivery` (what may wait, and for whom), `turns` (who is woken when),
+//! `engine` (all of it in order: subscriptions, results, sending), `outbox` and `delivery` (what may wait, and for whom), `turns` (who is woken when),
 //! `follower` (the thread), `reads` (results).
 
 mod class;

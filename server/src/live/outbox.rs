@@ -31,6 +31,13 @@ pub(super) enum Entry {
     Ping(u64),
 }
 
+impl Entry {
+    /// Whether this is an event or a result of that subscription.
+    pub(super) fn is_of(&self, id: i64) -> bool {
+        matches!(self, Self::Event { request_id, .. } | Self::Result { request_id, .. } if *request_id == id)
+    }
+}
+
 /// What a queued entry takes beside the bytes of its frame.
 const ENTRY_BYTES: usize = 64;
 

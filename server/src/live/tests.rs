@@ -662,6 +662,25 @@ fn past_the_second_mark_a_subscription_starts_afresh() {
 }
 
 #[test]
+fn nothing_staged_comes_before_the_results_that_hold_it() {
+    let mut world = World::with(small());
+    world.subscribe(1, 1, "{}");
+    for n in 0..40 {
+        world.put(&format!("x{n}"), "{}");
+    }
+    world.engine.flush(world.now);
+    world.put("staged", "{}");
+    world.now += 60_000;
+    assert_eq!(world.outboxes[&1].offered(true, world.now), Verdict::BecameSlow);
+    world.handle(Command::BecameSlow { connection: 1 });
+    world.expect(1, &[]);
+    world.read_on(1);
+    let request = world.read();
+    world.answer(&request, 41, &["x1", "staged"]);
+    world.expect(1, &["result 1 [x1 staged]", "subscribed 1 at t.29"]);
+}
+
+#[test]
 fn slow_readers_together_are_bounded() {
     let mut world = World::with(Settings { global_mark: 8_000, coalesce_mark: 100, ..Settings::default() });
     for connection in 0..20 {
@@ -715,9 +734,11 @@ fn a_connection_is_bounded() {
     world.subscribe(1, 2, "{}");
     world.ask(1, 3, new("{}", Principals::ANONYMOUS), false);
     world.expect(1, &[r#"error 3 155 "A connection has at most 2 subscriptions." false"#]);
-    // Replacing one is no new one.
-    world.ask(1, 2, new(r#"{"a":1}"#, Principals::ANONYMOUS), false);
-    world.expect(1, &["subscribed 2 at t.0"]);
+    // Replacing one is no new one, and what is replaced makes room.
+    for letter in ["x", "y"] {
+        world.ask(1, 2, new(&format!(r#"{{"a":"{}"}}"#, letter.repeat(900)), Principals::ANONYMOUS), false);
+        world.expect(1, &["subscribed 2 at t.0"]);
+    }
     let mut world = World::with(Settings { max_effort: 20, ..Settings::default() });
     world.subscribe(1, 1, r#"{"a":{"$regex":"x"},"b":1}"#);
     world.ask(1, 2, new(r#"{"a":{"$regex":"x"}}"#, Principals::ANONYMOUS), false);

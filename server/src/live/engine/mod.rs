@@ -1,0 +1,328 @@
+//! Changes and commands in, frames and read requests out.
+//!
+//! Pure: it knows neither sockets nor the store, and is told the time. Everything happens in the order of the calls.
+
+mod ended_sessions;
+mod prepared;
+mod results;
+mod sending;
+mod state;
+mod subscriptions;
+
+pub(super) use prepared::Prepared;
+
+use super::class::{Class, HIDES_NOTHING};
+use super::delivery::{Delivery, Millis};
+use super::outbox::{Closing, Outbox};
+use super::reads::{ReadAnswer, ReadRequest, is_own_row};
+use super::render::Render;
+use super::slots::{IdList, Slots};
+use super::transition::{Sight, transition};
+use crate::changes::{Change, Committed, ObjectChange, Position};
+use crate::schema::{ClassSchema, Schemas};
+use compact_str::CompactString;
+use ended_sessions::EndedSessions;
+use rustc_hash::FxHashMap;
+use state::Sending;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use tidings_protocol::live::Event;
+use tidings_protocol::update::top_level;
+use tidings_protocol::{Access, ClassName, ObjectId};
+
+/// What a connection asks of the engine.
+pub(super) enum Command {
+    Connect {
+        connection: u64,
+        outbox: Arc<Outbox>,
+    },
+    Subscribe {
+        connection: u64,
+        request_id: i64,
+        new: Box<Prepared>,
+        is_update: bool,
+    },
+    Unsubscribe {
+        connection: u64,
+        request_id: i64,
+    },
+    Query {
+        connection: u64,
+        request_id: i64,
+    },
+    Pong {
+        connection: u64,
+        number: u64,
+    },
+    /// Its reader was found to be slow.
+    BecameSlow {
+        connection: u64,
+    },
+    CaughtUp {
+        connection: u64,
+    },
+    Disconnect {
+        connection: u64,
+    },
+    Answer(ReadAnswer),
+}
+pub(super) struct Engine {
+    timeline: CompactString,
+    /// Everything up to here was applied.
+    position: Position,
+    schemas: HashMap<ClassName, Arc<ClassSchema>>,
+    classes: Slots<Class>,
+    by_class: HashMap<ClassName, u32>,
+    sending: Sending,
+    by_connection: FxHashMap<u64, u32>,
+    /// The subscriptions that stand on each session.
+    sessions: HashMap<ObjectId, IdList>,
+    ended_sessions: EndedSessions,
+    /// When each fence lifts without its pong, in order.
+    fences: VecDeque<(Millis, u64, u64)>,
+    reads: Vec<ReadRequest>,
+    next_token: u64,
+    render: Render,
+    pub(super) counts: Counts,
+}
+
+/// What happened since somebody last looked; for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Counts {
+    pub(super) changes: u64,
+    pub(super) candidates: u64,
+    pub(super) events: u64,
+    pub(super) coalesced: u64,
+    pub(super) resyncs: u64,
+    pub(super) closes: u64,
+}
+
+/// How much there is; for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Sizes {
+    pub(super) connections: usize,
+    pub(super) subscriptions: usize,
+    pub(super) groups: usize,
+    pub(super) residual_groups: usize,
+}
+impl Engine {
+    pub(super) fn new(delivery: Arc<Delivery>, timeline: CompactString, position: Position, schemas: &Schemas) -> Self {
+        Self {
+            timeline,
+            position,
+            schemas: schemas.iter().map(|(class, schema)| (class.clone(), schema.clone())).collect(),
+            classes: Slots::default(),
+            by_class: HashMap::new(),
+            sending: Sending {
+                delivery,
+                subscriptions: Slots::default(),
+                connections: Slots::default(),
+                touched: Vec::new(),
+                to_wake: Vec::new(),
+                staged: 0,
+                events: 0,
+            },
+            by_connection: FxHashMap::default(),
+            sessions: HashMap::new(),
+            ended_sessions: EndedSessions::default(),
+            fences: VecDeque::new(),
+            reads: Vec::new(),
+            next_token: 0,
+            render: Render::default(),
+            counts: Counts::default(),
+        }
+    }
+
+    pub(super) fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Whether no further change should be taken before the connections have sent more.
+    pub(super) fn is_full(&self) -> bool {
+        self.sending.delivery.is_full(self.sending.staged)
+    }
+
+    /// Whether enough is staged to be worth waking the connections.
+    pub(super) fn should_flush(&self) -> bool {
+        self.sending.staged >= self.sending.delivery.settings.global_mark / 4
+    }
+
+    /// Does what a connection asks. `head` is the position of the newest published change.
+    pub(super) fn handle(&mut self, command: Command, head: Position, now: Millis) {
+        match command {
+            Command::Connect { connection, outbox } => self.connect(connection, outbox),
+            Command::Subscribe { connection, request_id, new, is_update } => {
+                self.subscribe(connection, request_id, *new, is_update, head);
+            }
+            Command::Unsubscribe { connection, request_id } => self.unsubscribe(connection, request_id),
+            Command::Query { connection, request_id } => self.query(connection, request_id),
+            Command::Pong { connection, number } => self.lift_fences(connection, number),
+            Command::BecameSlow { connection } => {
+                if let Some(at) = self.by_connection.get(&connection).copied()
+                    && let Some(connection) = self.sending.connections.get(at)
+                {
+                    let relief = connection.outbox.relieve();
+                    self.relieved(at, relief);
+                }
+            }
+            Command::CaughtUp { connection } => self.caught_up(connection),
+            Command::Disconnect { connection } => self.disconnect(connection),
+            Command::Answer(answer) => self.answered(answer),
+        }
+        self.ended_sessions.forget(now);
+    }
+
+    /// Applies the next change of the log.
+    pub(super) fn apply(&mut self, committed: &Committed, now: Millis) {
+        match &committed.change {
+            Change::Object(change) => {
+                self.apply_object(change, committed.position);
+                if change.class == ClassName::SESSION && change.after.is_none() {
+                    self.end_session(&change.id, now);
+                }
+            }
+            Change::Schema { class, schema } => {
+                match schema {
+                    Some(schema) => self.schemas.insert(class.clone(), schema.clone()),
+                    None => self.schemas.remove(class),
+                };
+                if let Some(known) = self.by_class.get(class).and_then(|id| self.classes.get_mut(*id)) {
+                    known.set_schema(schema.clone());
+                }
+            }
+        }
+        self.position = committed.position;
+        self.counts.changes += 1;
+    }
+
+    fn apply_object(&mut self, change: &ObjectChange, position: Position) {
+        let Some(class) = self.by_class.get(&change.class).and_then(|id| self.classes.get_mut(*id)) else { return };
+        let (before, after) = (change.before.as_deref(), change.after.as_deref());
+        class.lookup.begin(class.groups.bound());
+        for image in [before, after].into_iter().flatten() {
+            class.index.look_up(image, &mut class.lookup);
+        }
+        self.counts.candidates += class.lookup.found.len() as u64;
+        self.render.begin();
+        for &group in &class.lookup.found {
+            let Some(group) = class.groups.get(group) else { continue };
+            let matched = |image: Option<_>| image.is_some_and(|object| group.matcher.matches(object));
+            let (matched_before, matched_after) = (matched(before), matched(after));
+            let acls = [
+                before.filter(|_| matched_before).map(|object| object.acl.as_ref()),
+                after.filter(|_| matched_after).map(|object| object.acl.as_ref()),
+            ];
+            if !(matched_before || matched_after) {
+                continue;
+            }
+            group.readers(acls, |audience| {
+                if !audience.allowed {
+                    return;
+                }
+                let who = &audience.principals;
+                let may_read = |image: Option<&tidings_protocol::Object>| {
+                    image.is_some_and(|object| who.may(Access::Read, object.acl.as_ref()))
+                };
+                let (reads_before, reads_after) = (may_read(before), may_read(after));
+                let sight = |exists: bool, visible: bool| match (exists, visible) {
+                    (false, _) => Sight::Absent,
+                    (true, true) => Sight::Visible,
+                    (true, false) => Sight::Hidden,
+                };
+                let saw = sight(before.is_some(), matched_before && reads_before);
+                let sees = sight(after.is_some(), matched_after && reads_after);
+                let Some(event) = transition(saw, sees) else { return };
+                let owns = before.or(after).is_some_and(|object| is_own_row(&class.name, object, who));
+                let hidden = if owns { HIDES_NOTHING } else { audience.hidden };
+                let hidden_names = class.hidden.set(hidden);
+                for view in &audience.views {
+                    if let Some(watch) = &view.watch
+                        && matches!(event, Event::Create | Event::Update)
+                        && !is_watched_change(before, after, watch, hidden_names)
+                    {
+                        continue;
+                    }
+                    let keys = class.keys.list(view.keys).map(|keys| &**keys);
+                    let shown = super::render::Shown {
+                        class: &class.name,
+                        change,
+                        position,
+                        event,
+                        reads_before,
+                        reads_after,
+                        keys_id: view.keys,
+                        keys,
+                        hidden_id: hidden,
+                        hidden: hidden_names,
+                    };
+                    let body = self.render.body(&shown);
+                    for &id in view.members.as_slice() {
+                        self.sending.deliver(id, &body);
+                    }
+                }
+            });
+        }
+    }
+
+    /// Lifts fences whose pong did not come. Returns when it wants to be called again.
+    pub(super) fn tick(&mut self, now: Millis) -> Option<Millis> {
+        while let Some((deadline, connection, number)) = self.fences.front().copied() {
+            if deadline > now {
+                return Some(deadline);
+            }
+            self.fences.pop_front();
+            self.lift_fences(connection, number);
+        }
+        None
+    }
+
+    /// The reads that were asked for since the last call.
+    pub(super) fn take_reads(&mut self) -> Vec<ReadRequest> {
+        std::mem::take(&mut self.reads)
+    }
+
+    /// The change log no longer holds what comes next: every connection has to begin again.
+    pub(super) fn start_over(&mut self, position: Position, schemas: &Schemas) {
+        self.close_all(Closing { code: 1012, reason: "Too far behind; reconnect" });
+        self.position = position;
+        self.schemas = schemas.iter().map(|(class, schema)| (class.clone(), schema.clone())).collect();
+        for (_, class) in self.classes.iter_mut() {
+            class.set_schema(self.schemas.get(&class.name).cloned());
+        }
+    }
+
+    pub(super) fn sizes(&mut self) -> Sizes {
+        let mut sizes = Sizes {
+            connections: self.sending.connections.len(),
+            subscriptions: self.sending.subscriptions.len(),
+            ..Sizes::default()
+        };
+        for (_, class) in self.classes.iter_mut() {
+            sizes.groups += class.groups.len();
+            sizes.residual_groups += class.index.residual();
+        }
+        sizes
+    }
+}
+
+/// Whether one of the watched fields differs; on a create, whether one is there. What is hidden is not watched.
+fn is_watched_change(
+    before: Option<&tidings_protocol::Object>,
+    after: Option<&tidings_protocol::Object>,
+    watch: &[CompactString],
+    hidden: &[CompactString],
+) -> bool {
+    watch.iter().filter(|path| !hidden.iter().any(|field| field == top_level(path))).any(|path| {
+        let values = |object: Option<&tidings_protocol::Object>| {
+            let mut values = Vec::new();
+            if let Some(object) = object {
+                tidings_protocol::query::visit_path(object, path, &mut |found| {
+                    values.extend(found.cloned());
+                    false
+                });
+            }
+            values
+        };
+        values(before) != values(after)
+    })
+}

@@ -2,7 +2,7 @@
 
 use crate::error::Failure;
 use bytes::Bytes;
-use tidings_protocol::Error;
+use tidings_protocol::{Code, Error};
 use warp::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, CONTENT_TYPE, HeaderValue, LOCATION,
@@ -54,6 +54,13 @@ impl Answer {
         let mut body = Vec::new();
         Error::invalid_json("The request body could not be read, or is too large.").write_json(&mut body);
         Self::json(413, body)
+    }
+
+    pub(super) fn too_busy() -> Self {
+        let mut body = Vec::new();
+        let message = "Too many large requests at a time, try again later.";
+        Error::new(Code::RequestLimitExceeded, message).write_json(&mut body);
+        Self::json(503, body)
     }
 
     pub(super) fn into_response(self) -> warp::reply::Response {

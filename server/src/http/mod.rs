@@ -5,6 +5,7 @@
 
 mod answer;
 mod batch;
+mod bodies;
 mod dispatch;
 mod info;
 mod request;
@@ -13,6 +14,7 @@ mod static_files;
 
 use crate::objects::Objects;
 use answer::Answer;
+use bodies::{Bodies, NoRoom};
 use bytes::Bytes;
 use metrics_exporter_prometheus::PrometheusHandle;
 use request::Raw;
@@ -20,6 +22,7 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::OwnedSemaphorePermit;
 use warp::http::{HeaderMap, Method};
 use warp::path::FullPath;
 use warp::reply::Response;
@@ -33,6 +36,7 @@ struct Inner {
     objects: Objects,
     settings: Settings,
     metrics: PrometheusHandle,
+    bodies: Bodies,
     /// Set once the server begins to stop: health then says so.
     draining: AtomicBool,
 }
@@ -43,6 +47,8 @@ pub struct Settings {
     pub mount: String,
     /// Requests in one batch, without the master key.
     pub max_batch: usize,
+    /// Bytes of one request's body.
+    pub max_body: usize,
     /// What the chat page is told; `None` does not serve it.
     pub chat: Option<ChatSettings>,
 }
@@ -59,7 +65,8 @@ pub struct Peer(pub IpAddr);
 
 impl Api {
     pub fn new(objects: Objects, settings: Settings, metrics: PrometheusHandle) -> Self {
-        Self(Arc::new(Inner { objects, settings, metrics, draining: AtomicBool::new(false) }))
+        let bodies = Bodies::new(settings.max_body);
+        Self(Arc::new(Inner { objects, settings, metrics, bodies, draining: AtomicBool::new(false) }))
     }
 
     /// From now on `/health` says that the server is stopping.
@@ -70,21 +77,43 @@ impl Api {
     /// The one warp filter that serves everything.
     pub fn filter(self) -> impl Filter<Extract = (impl Reply,), Error = Infallible> + Clone {
         let query = warp::query::raw().or(warp::any().map(String::new)).unify();
+        let bodies = self.0.bodies.clone();
+        let admitted = warp::header::headers_cloned().and_then(move |headers: HeaderMap| {
+            let room = bodies.admit(&headers).map_err(warp::reject::custom);
+            std::future::ready(room)
+        });
         warp::method()
             .and(warp::path::full())
             .and(query)
             .and(warp::header::headers_cloned())
             .and(warp::ext::get::<Peer>())
+            .and(admitted)
             .and(warp::body::bytes())
-            .then(move |method: Method, path: FullPath, query: String, headers: HeaderMap, peer: Peer, body: Bytes| {
-                let api = self.clone();
-                async move {
-                    let raw = Raw { method, path: path.as_str(), query: &query, headers: &headers, peer, body: &body };
-                    api.respond(raw).await
-                }
+            .then(
+                move |method: Method,
+                      path: FullPath,
+                      query: String,
+                      headers: HeaderMap,
+                      peer: Peer,
+                      room,
+                      body: Bytes| {
+                    let api = self.clone();
+                    async move {
+                        let _room: Option<OwnedSemaphorePermit> = room;
+                        let raw =
+                            Raw { method, path: path.as_str(), query: &query, headers: &headers, peer, body: &body };
+                        api.respond(raw).await
+                    }
+                },
+            )
+            // Nothing else is left to refuse than a body.
+            .recover(|rejection: Rejection| async move {
+                let answer = match rejection.find::<NoRoom>() {
+                    Some(NoRoom) => Answer::too_busy(),
+                    None => Answer::body_too_large(),
+                };
+                Ok::<_, Infallible>(answer.into_response())
             })
-            // Only an unreadable or too large body is left to refuse.
-            .recover(|_: Rejection| async { Ok::<_, Infallible>(Answer::body_too_large().into_response()) })
     }
 
     async fn respond(&self, raw: Raw<'_>) -> Response {

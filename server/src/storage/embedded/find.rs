@@ -27,7 +27,7 @@ pub(super) struct Found {
     pub(super) explanation: Explanation,
 }
 
-pub(super) fn find(view: &View, selection: &Selection) -> Result<Found, Unavailable> {
+pub(super) async fn find(view: &View, selection: &Selection) -> Result<Found, Unavailable> {
     let nothing = Explanation { index: Vec::new(), ordered_by_index: false, examined: 0, returned: 0 };
     let empty = Found { objects: Vec::new(), explanation: nothing };
     let Some(class) = view.class(&selection.class).filter(|_| selection.limit > 0) else { return Ok(empty) };
@@ -42,7 +42,7 @@ pub(super) fn find(view: &View, selection: &Selection) -> Result<Found, Unavaila
         let source = Source::new(view, class, access, &selection.order, false)?;
         let sink = if comes_sorted { Sink::page(selection) } else { Sink::sorted(selection) };
         let mut run = Run::new(view, class, selection, source, sink)?;
-        if run.finish()? {
+        if run.finish().await? {
             let objects = run.sink.into_objects(selection.skip);
             let returned = objects.len() as u64;
             return Ok(Found { objects, explanation: Explanation { examined: run.examined, returned, ..explanation } });
@@ -51,7 +51,7 @@ pub(super) fn find(view: &View, selection: &Selection) -> Result<Found, Unavaila
     }
 }
 
-pub(super) fn count(view: &View, selection: &Selection) -> Result<u64, Unavailable> {
+pub(super) async fn count(view: &View, selection: &Selection) -> Result<u64, Unavailable> {
     let Some(class) = view.class(&selection.class) else { return Ok(0) };
     if selection.reader.master && selection.predicate == Predicate::everything() {
         return Ok(view.published.count(class));
@@ -62,7 +62,7 @@ pub(super) fn count(view: &View, selection: &Selection) -> Result<u64, Unavailab
     loop {
         let source = Source::new(view, class, access, &[], true)?;
         let mut run = Run::new(view, class, &selection, source, Sink::Count(0))?;
-        if run.finish()? {
+        if run.finish().await? {
             return Ok(run.sink.counted());
         }
         access = Access::Scan;
@@ -125,11 +125,15 @@ impl<'a> Run<'a> {
         Ok(Self { view, class, matcher, reader: &selection.reader, source, sink, steps: 0, examined: 0, patience })
     }
 
-    /// Runs to the end. False if the path gave up.
-    fn finish(&mut self) -> Result<bool, Unavailable> {
+    /// Runs to the end. False if the path gave up. A long run waits for its turn: of many at a time each would only take
+    /// longer, and all of them a thread.
+    async fn finish(&mut self) -> Result<bool, Unavailable> {
         let outcome = match self.advance(INLINE_STEPS)? {
             Outcome::Paused => {
                 metrics::counter!("tidings_store_long_reads_total").increment(1);
+                let files = self.view.files.clone();
+                // Never closed, so always granted.
+                let _turn = files.long_reads.acquire().await;
                 aside(|| self.advance(u64::MAX))?
             }
             outcome => outcome,

@@ -64,6 +64,8 @@ pub struct EmbeddedOptions {
     pub object_bytes: usize,
     /// The largest commit: all its objects as stored.
     pub commit_bytes: usize,
+    /// Reads at a time that take longer than a moment; more of them wait.
+    pub long_reads: usize,
     /// How many commits may wait for the writer. Beyond that they are refused.
     pub waiting_commits: usize,
     /// Changes that the live-query engine finds in memory.
@@ -81,6 +83,7 @@ impl Default for EmbeddedOptions {
             memtable_bytes: 16 << 20,
             object_bytes: 1 << 20,
             commit_bytes: 16 << 20,
+            long_reads: std::thread::available_parallelism().map_or(1, usize::from),
             waiting_commits: 100_000,
             tail_bytes: 32 << 20,
             retention_age: Duration::from_secs(24 * 60 * 60),

@@ -19,6 +19,7 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tidings_protocol::ClassName;
+use tokio::sync::Semaphore;
 
 /// What is written into a new store, and asked of one that is opened.
 const FORMAT: u8 = 1;
@@ -147,7 +148,12 @@ pub(super) fn open(folder: &Path, options: &EmbeddedOptions) -> Result<Opened, O
             counts: Arc::new(stored.counts),
         },
         db,
-        files: Files { keyspaces, cache: Cache::new(options.cache_bytes), timeline },
+        files: Files {
+            keyspaces,
+            cache: Cache::new(options.cache_bytes),
+            timeline,
+            long_reads: Semaphore::new(options.long_reads),
+        },
         numbers: stored.numbers,
         dropped: stored.dropped,
         log_bytes: stored.log_bytes,

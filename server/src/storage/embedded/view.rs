@@ -14,6 +14,7 @@ use fjall::{Keyspace, Readable};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
 use tidings_protocol::{ClassName, Object, ObjectId};
+use tokio::sync::Semaphore;
 
 /// What is durable and visible: replaced as a whole after each group of commits.
 pub(super) struct Published {
@@ -54,6 +55,8 @@ pub(super) struct Files {
     pub(super) keyspaces: Keyspaces,
     pub(super) cache: Cache,
     pub(super) timeline: CompactString,
+    /// Reads that take long, at a time.
+    pub(super) long_reads: Semaphore,
 }
 
 #[derive(Clone)]
@@ -129,15 +132,15 @@ impl Snapshot for View {
     }
 
     async fn find(&self, selection: &Selection) -> Result<Vec<Arc<Object>>, Unavailable> {
-        find::find(self, selection).map(|found| found.objects)
+        find::find(self, selection).await.map(|found| found.objects)
     }
 
     async fn count(&self, selection: &Selection) -> Result<u64, Unavailable> {
-        find::count(self, selection)
+        find::count(self, selection).await
     }
 
     async fn explain(&self, selection: &Selection) -> Result<Explanation, Unavailable> {
-        find::find(self, selection).map(|found| found.explanation)
+        find::find(self, selection).await.map(|found| found.explanation)
     }
 }
 

@@ -311,6 +311,30 @@ async fn a_guest_becomes_a_user() {
 }
 
 #[tokio::test]
+async fn a_user_may_link_a_guest_id() {
+    let server = plain_server();
+    let (alice, nobody) = (server.sign_up("alice").await, server.nobody());
+    let place = format!("/users/{}", alice.id());
+    let guest = |id: &str| json!({"authData": {"anonymous": {"id": id}}});
+    alice.put(&place, guest("device-1")).await.ok();
+    assert_eq!(nobody.post("/users", guest("device-1")).await.ok()["objectId"], alice.id());
+    alice.put(&place, guest("device-2")).await.ok();
+    assert_eq!(nobody.post("/users", guest("device-2")).await.ok()["objectId"], alice.id());
+    let other = nobody.post("/users", guest("device-1")).await.created();
+    assert_ne!(other["objectId"], alice.id());
+    alice.put(&place, guest("device-1")).await.refused(400, 208);
+}
+
+#[tokio::test]
+async fn an_sdk_with_the_master_key_signs_up_whoever_uses_it() {
+    let server = plain_server();
+    let account = json!({"username": "alice", "password": "secret", "_InstallationId": "here"});
+    let signed_up = server.master().post("/users", account).await.created();
+    let alice = server.nobody().session(&id_of(&signed_up), signed_up["sessionToken"].as_str().unwrap());
+    assert!(is_logged_in(&alice).await);
+}
+
+#[tokio::test]
 async fn sessions_and_users_outlive_a_restart() {
     let mut server = plain_server();
     let alice = server.sign_up("alice").await;

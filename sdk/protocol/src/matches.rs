@@ -257,36 +257,47 @@ impl Regex {
     }
 }
 
-/// Parse SDKs quote literal text as `\Q…\E`, which the engine does not know.
+/// Parse SDKs quote literal text as `\Q…\E`, which the engine does not know; and it reads `\<` and `\>`, anywhere else
+/// letters like others, as the ends of words.
 fn write_unquoted(pattern: &str, out: &mut String) {
     let mut rest = pattern;
-    while let Some(start) = rest.find("\\Q") {
-        // `\\Q` is a backslash and a Q.
-        let backslashes = rest[..start].bytes().rev().take_while(|byte| *byte == b'\\').count();
-        if backslashes % 2 == 1 {
-            out.push_str(&rest[..start + 2]);
-            rest = &rest[start + 2..];
-            continue;
-        }
-        out.push_str(&rest[..start]);
-        let quoted = &rest[start + 2..];
-        let end = quoted.find("\\E");
-        for letter in quoted[..end.unwrap_or(quoted.len())].chars() {
-            // White space and `#` are escaped too: option `x` would drop them.
-            if letter.is_ascii_punctuation() || letter == ' ' {
-                out.push('\\');
+    while let Some(at) = rest.find('\\') {
+        out.push_str(&rest[..at]);
+        let mut after = rest[at + 1..].chars();
+        match after.next() {
+            Some('Q') => {
+                let quoted = after.as_str();
+                let end = quoted.find("\\E");
+                write_literal(&quoted[..end.unwrap_or(quoted.len())], out);
+                rest = end.map_or("", |end| &quoted[end + 2..]);
+                continue;
             }
-            out.push(letter);
+            // A closing `\E` without an opening one says nothing.
+            Some('E') => {}
+            Some(letter @ ('<' | '>')) => out.push(letter),
+            Some(letter) => out.extend(['\\', letter]),
+            None => out.push('\\'),
         }
-        rest = end.map_or("", |end| &quoted[end + 2..]);
+        rest = after.as_str();
     }
-    // A closing `\E` without an opening one says nothing.
-    out.push_str(&rest.replace("\\E", ""));
+    out.push_str(rest);
+}
+
+/// White space is escaped too, as option `x` would drop it.
+fn write_literal(text: &str, out: &mut String) {
+    for letter in text.chars() {
+        let is_special = letter.is_ascii_punctuation() || letter.is_ascii_whitespace();
+        if is_special && !matches!(letter, '<' | '>') {
+            out.push('\\');
+        }
+        out.push(letter);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::map;
     use crate::value::Map;
 
     fn matches(object: &str, filter: &str) -> bool {
@@ -394,6 +405,20 @@ mod tests {
         assert!(!matches(r#"{"s":"axb*c"}"#, r#"{"s":{"$regex":"\\Qa.b\\E"}}"#));
         assert!(matches(r#"{"s":"a b#c"}"#, r#"{"s":{"$regex":"\\Qa b#c\\E","$options":"x"}}"#));
         assert!(matches(r#"{"s":"a\\Eb"}"#, r#"{"s":{"$regex":"\\Qa\\E\\\\E\\Qb\\E"}}"#));
+        // Every printable letter is only itself in quotes, also those that mean something behind a backslash.
+        let printable: String = (b' '..=b'~').map(char::from).collect();
+        let object = map! { "s" => Value::string(format!("x{printable}y")) }.to_json();
+        for option in ["s", "x", "i"] {
+            let quoted = map! { "$regex" => Value::string(format!("^x\\Q{printable}\\Ey$")), "$options" => option };
+            assert!(matches(&object, &map! { "s" => quoted }.to_json()), "{option}");
+        }
+        assert!(matches(r#"{"s":"<3 you"}"#, r#"{"s":{"$regex":"^\\Q<3\\E"}}"#));
+        assert!(
+            !matches(r#"{"s":"you"}"#, r#"{"s":{"$regex":"\\<you"}}"#)
+                && matches(r#"{"s":"<you>"}"#, r#"{"s":{"$regex":"\\<you\\>"}}"#)
+        );
+        assert!(matches(r#"{"s":"foo\\E"}"#, r#"{"s":{"$regex":"foo\\\\E"}}"#));
+        assert!(matches(r#"{"s":"a\tb"}"#, r#"{"s":{"$regex":"\\Qa\tb\\E","$options":"x"}}"#));
     }
 
     #[test]

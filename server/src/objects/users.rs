@@ -102,7 +102,9 @@ pub(super) async fn prepare_sign_up(
     // Private unless said otherwise; whatever is said, users keep their own rights.
     let acl = user.acl.take().unwrap_or_default();
     user.acl = Some(acl.with(user.id.as_str(), true, true));
-    let session = match auth.is_master() {
+    // A script, or the master by hand, signs up others; an SDK with the master key signs up whoever uses it.
+    let signs_up_others = auth.depth > 0 || auth.is_master() && auth.installation_id.is_none();
+    let session = match signs_up_others {
         true => None,
         false => Some(objects.new_session(auth, &user.id, "signup", provider)?),
     };
@@ -113,8 +115,8 @@ pub(super) async fn prepare_sign_up(
 /// What an update of a user sends that is not simply stored.
 pub(super) struct AccountChanges {
     password: Option<CompactString>,
-    /// The anonymous guest becomes a user with a name.
-    ends_anonymity: bool,
+    /// What becomes of the anonymous id: `Some(None)` takes it away.
+    anonymous_id: Option<Option<CompactString>>,
 }
 
 pub(super) struct PreparedChanges {
@@ -136,13 +138,12 @@ impl AccountChanges {
             Some(Value::String(password)) if !password.is_empty() => Some(password),
             Some(_) => return Err(Failure::parse(Code::PasswordMissing, "password is required")),
         };
-        let ends_anonymity = match sent.take("authData") {
-            None => false,
-            Some(Operation::Delete) => true,
-            // Sending one's own id again changes nothing; null ends it.
-            Some(auth_data) => anonymous_id(&set_value(auth_data))?.is_none(),
+        let anonymous_id = match sent.take("authData") {
+            None => None,
+            Some(Operation::Delete) => Some(None),
+            Some(auth_data) => Some(anonymous_id(&set_value(auth_data))?),
         };
-        Ok(Self { password, ends_anonymity })
+        Ok(Self { password, anonymous_id })
     }
 }
 
@@ -170,8 +171,15 @@ pub(super) async fn prepare_changes(
         let said = acl.take().unwrap_or_default();
         *acl = Some(said.with(original.id.as_str(), true, true));
     }
-    if changes.ends_anonymity {
-        update.operations.push((ANONYMOUS_FIELD.into(), Operation::Delete));
+    match changes.anonymous_id.map(|id| id.map(Value::String)) {
+        None => {}
+        Some(None) => update.operations.push((ANONYMOUS_FIELD.into(), Operation::Delete)),
+        // Sending one's own id again changes nothing.
+        Some(Some(id)) if original.fields.get(ANONYMOUS_FIELD) == Some(&id) => {}
+        Some(Some(id)) => {
+            unique.push(Unique { field: ANONYMOUS_FIELD.into(), value: id.clone() });
+            update.operations.push((ANONYMOUS_FIELD.into(), Operation::Set(id)));
+        }
     }
     let mut prepared = PreparedChanges { unique, sessions: Vec::new(), session_token: None, changes_password: false };
     if let Some(password) = changes.password {

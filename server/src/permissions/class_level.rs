@@ -52,6 +52,8 @@ pub struct ClassLevelPermissions {
     operations: BTreeMap<Operation, Allowed>,
     /// Hidden fields by group (`*`, `authenticated`, a user id).
     protected_fields: BTreeMap<String, Vec<String>>,
+    /// Whether the default ACL of new objects is listed. Parse lists it where nothing was ever set, or where it was sent.
+    lists_acl: bool,
 }
 
 /// Why an operation is not allowed.
@@ -79,6 +81,7 @@ impl ClassLevelPermissions {
         Self {
             operations: Operation::ALL.into_iter().map(|operation| (operation, everybody.clone())).collect(),
             protected_fields: BTreeMap::from([("*".to_owned(), Vec::new())]),
+            lists_acl: true,
         }
     }
 
@@ -128,7 +131,8 @@ impl ClassLevelPermissions {
     /// # Errors
     /// 107 for anything that is not understood; 102 for what Parse knows and Tidings does not yet.
     pub fn from_map(map: &Map) -> Result<Self, Error> {
-        let mut permissions = Self { operations: BTreeMap::new(), protected_fields: BTreeMap::new() };
+        let lists_acl = map.contains("ACL");
+        let mut permissions = Self { operations: BTreeMap::new(), protected_fields: BTreeMap::new(), lists_acl };
         for (key, value) in map.iter() {
             if matches!(key.as_str(), "readUserFields" | "writeUserFields") {
                 return Err(not_supported(key));
@@ -169,7 +173,9 @@ impl ClassLevelPermissions {
             (operation.name().into(), Value::Object(allowed))
         });
         let mut map: Map = operations.collect();
-        map.insert("ACL", default_acl());
+        if self.lists_acl {
+            map.insert("ACL", default_acl());
+        }
         let groups = self.protected_fields.iter().map(|(group, fields)| {
             (group.as_str().into(), Value::Array(fields.iter().map(|field| Value::from(field.as_str())).collect()))
         });
@@ -294,6 +300,8 @@ mod tests {
             let again = ClassLevelPermissions::from_map(&permissions.to_map()).unwrap();
             assert_eq!(again.to_map(), permissions.to_map());
         }
+        assert!(ClassLevelPermissions::public().to_map().contains("ACL"));
+        assert!(!read(r#"{"find":{}}"#).unwrap().to_map().contains("ACL"), "nobody sent one");
     }
 
     #[test]

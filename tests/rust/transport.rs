@@ -110,15 +110,29 @@ async fn frames_may_follow_the_upgrade_at_once_and_come_in_fragments() {
 }
 
 #[tokio::test]
-async fn an_upgrade_on_a_connection_that_spoke_http_is_answered() {
-    let mut server = Launch::plain().start();
-    let mut raw = Raw::open(server.port).await;
-    raw.send(b"GET /parse/health HTTP/1.1\r\nHost: x\r\n\r\n").await;
-    assert_eq!(raw.status().await, 200);
+async fn a_connection_may_be_upgraded_after_it_spoke_http() {
+    let server = Server::shared();
+    let ask = || async {
+        let mut raw = Raw::open(server.port).await;
+        raw.send(b"GET /parse/health HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        assert!(raw.until(b"ok\"}").await.starts_with(b"HTTP/1.1 200"));
+        raw
+    };
+    let connect = frame(TEXT, br#"{"op":"connect","applicationId":"app"}"#);
+    let mut raw = ask().await;
+    raw.send(&[UPGRADE.as_bytes(), &connect].concat()).await;
+    let answer = String::from_utf8_lossy(&raw.until(b"\"connected\"").await).into_owned();
+    assert!(answer.starts_with("HTTP/1.1 101") && answer.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{answer}");
+    assert!(answer.contains(r#"{"op":"connected","clientId":""#), "{answer}");
+    // The head alone, and the frame when it was answered.
+    let mut raw = ask().await;
     raw.send(UPGRADE.as_bytes()).await;
-    let status = raw.status().await;
-    assert!(status == 101 || (400..500).contains(&status), "{status}");
-    server.assert_well().await;
+    assert_eq!(raw.status().await, 101);
+    raw.send(&connect).await;
+    raw.until(b"\"connected\"").await;
+    let mut raw = ask().await;
+    raw.send(b"GET /parse HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+    assert_eq!(raw.status().await, 400);
 }
 
 #[tokio::test]

@@ -123,15 +123,10 @@ impl Api {
         if let Some(page) = static_files::serve(&self.0.settings, &raw) {
             return page;
         }
-        let without_body = raw.method == Method::HEAD;
         let answer = match self.run(raw).await {
             Ok(answer) => answer,
             Err(failure) => Answer::failure(&failure),
         };
-        let mut response = answer.into_response();
-        if without_body {
-            *response.body_mut() = Bytes::new().into();
-        }
-        response
+        answer.into_response()
     }
 }

@@ -70,7 +70,7 @@ pub(super) fn route(method: &Method, path: &str) -> Result<Route> {
         (
             _,
             [
-                known @ ("aggregate"
+                "aggregate"
                 | "purge"
                 | "roles"
                 | "installations"
@@ -88,11 +88,11 @@ pub(super) fn route(method: &Method, path: &str) -> Result<Route> {
                 | "push_audiences"
                 | "cloud_code"
                 | "scriptlog"
-                | "events"),
+                | "events",
                 ..,
             ],
         ) => {
-            let message = format!("/{known} is not supported yet.");
+            let message = format!("/{} is not supported yet.", segments[0]);
             return Err(Failure::parse(tidings_protocol::Code::CommandUnavailable, message));
         }
         _ => return Err(Failure::NoRoute),

@@ -48,6 +48,11 @@ pub(super) struct Deadlines<S> {
 }
 
 impl<S> Deadlines<S> {
+    /// The stream without deadlines.
+    pub(super) fn into_inner(self) -> S {
+        self.stream
+    }
+
     pub(super) fn new(stream: S, phase: std::sync::Arc<Phase>, limits: &Limits) -> Self {
         Self {
             stream,

@@ -44,6 +44,23 @@ impl Head {
     }
 }
 
+/// What an upgrade that came as a later request of its connection is answered with; `None` for any other request.
+pub(super) fn handshake<B>(request: &http::Request<B>) -> Option<Result<http::Response<()>, http::Response<String>>> {
+    let upgrade = request.headers().get(http::header::UPGRADE)?;
+    if !upgrade.as_bytes().eq_ignore_ascii_case(b"websocket") {
+        return None;
+    }
+    let mut bare = http::Request::new(());
+    *bare.method_mut() = request.method().clone();
+    *bare.version_mut() = request.version();
+    *bare.headers_mut() = request.headers().clone();
+    Some(create_response(&bare).map_err(|error| {
+        let mut refusal = http::Response::new(format!("Not a WebSocket handshake: {error}\n"));
+        *refusal.status_mut() = http::StatusCode::BAD_REQUEST;
+        refusal
+    }))
+}
+
 fn is_upgrade(request: &httparse::Request<'_, '_>) -> bool {
     request
         .headers

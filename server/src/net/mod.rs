@@ -2,7 +2,8 @@
 //!
 //! The first request's head is read here. An upgrade to a WebSocket is answered and handed to [`crate::ws`] on the bare
 //! socket, which is several times cheaper per connection and per frame than upgrading inside an HTTP library; anything
-//! else is replayed to hyper, with warp behind it.
+//! else is replayed to hyper, with warp behind it. A proxy may upgrade a connection that served requests before: then
+//! hyper gives the bare socket back.
 
 mod deadlines;
 mod head;
@@ -11,7 +12,9 @@ mod replay;
 use crate::http::{Api, Peer};
 use crate::live::LiveQueries;
 use crate::ws::{self, Gate};
+use bytes::Bytes;
 use deadlines::{Deadlines, Phase};
+use futures_util::future::{Either, ready};
 use head::{Head, Opening};
 use http_body_util::Limited;
 use hyper::server::conn::http1;
@@ -123,40 +126,54 @@ async fn connection(mut stream: TcpStream, peer: SocketAddr, api: Api, live: Liv
         opening = tokio::time::timeout(limits.head_timeout, Head::read(&mut stream)) => opening,
         _ = shutdown.wait_for(|stop| *stop) => return,
     };
-    match opening {
+    let upgraded = match opening {
         // Nothing came, or too slowly.
-        Err(_) | Ok(Opening::Closed) => {}
+        Err(_) | Ok(Opening::Closed) => None,
         Ok(Opening::Http { read }) => http(Replay::new(read, stream), peer, api, limits, shutdown).await,
         Ok(Opening::Malformed { answer }) => {
             let _ = stream.write_all(&answer).await;
+            None
         }
-        Ok(Opening::WebSocket { answer, read }) => {
-            drop(guard);
-            if stream.write_all(&answer).await.is_ok() {
-                let config = ws::websocket_config(live.max_frame);
-                let socket = WebSocketStream::from_partially_read(stream, read, Role::Server, Some(config)).await;
-                ws::serve(socket, peer, live.live, live.gate, live.settings, live_shutdown).await;
-            }
-        }
+        Ok(Opening::WebSocket { answer, read }) => stream.write_all(&answer).await.is_ok().then_some((stream, read)),
+    };
+    if let Some((stream, read)) = upgraded {
+        drop(guard);
+        let config = ws::websocket_config(live.max_frame);
+        let socket = WebSocketStream::from_partially_read(stream, read, Role::Server, Some(config)).await;
+        ws::serve(socket, peer, live.live, live.gate, live.settings, live_shutdown).await;
     }
 }
 
+type HttpStream = TokioIo<Deadlines<Replay<TcpStream>>>;
+
+/// Serves requests until the connection ends, or one of them upgrades it: then what is left of it, and what came behind
+/// the upgrade.
 async fn http(
     stream: Replay<TcpStream>,
     peer: SocketAddr,
     api: Api,
     limits: &Limits,
     mut shutdown: watch::Receiver<bool>,
-) {
+) -> Option<(TcpStream, Vec<u8>)> {
     let phase = Arc::new(Phase::default());
     let stream = Deadlines::new(stream, phase.clone(), limits);
     let max_body = limits.max_body;
     let routes = TowerToHyperService::new(warp::service(api.filter()));
+    let upgrade = Arc::new(Mutex::new(None));
+    let upgraded = upgrade.clone();
     let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
         phase.begin_request();
         let mut request = request.map(|body| Limited::new(body, max_body));
         request.extensions_mut().insert(Peer(peer.ip()));
-        let answer = hyper::service::Service::call(&routes, request);
+        let handshake = head::handshake(&request);
+        if matches!(handshake, Some(Ok(_))) {
+            *upgraded.lock().unwrap_or_else(PoisonError::into_inner) = Some(hyper::upgrade::on(&mut request));
+        }
+        let answer = match handshake {
+            None => Either::Left(hyper::service::Service::call(&routes, request)),
+            Some(Ok(accepted)) => Either::Right(ready(Ok(accepted.map(|()| Bytes::new().into())))),
+            Some(Err(refusal)) => Either::Right(ready(Ok(refusal.map(|text| Bytes::from(text).into())))),
+        };
         let phase = phase.clone();
         async move {
             let answer = answer.await;
@@ -164,14 +181,22 @@ async fn http(
             answer
         }
     });
-    let serving = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(serving);
-    tokio::select! {
-        // An error here is the client's: it went away, was too slow, or does not speak HTTP.
-        _ = serving.as_mut() => return,
-        _ = shutdown.wait_for(|stop| *stop) => serving.as_mut().graceful_shutdown(),
+    let serving = http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades();
+    {
+        tokio::pin!(serving);
+        let is_stopping = tokio::select! {
+            // An error here is the client's: it went away, was too slow, or does not speak HTTP.
+            _ = serving.as_mut() => false,
+            _ = shutdown.wait_for(|stop| *stop) => true,
+        };
+        if is_stopping {
+            serving.as_mut().graceful_shutdown();
+            let _ = serving.await;
+        }
     }
-    let _ = serving.await;
+    let upgrade = upgrade.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+    let parts = upgrade.await.ok()?.downcast::<HttpStream>().ok()?;
+    Some((parts.io.into_inner().into_inner().into_inner(), parts.read_buf.to_vec()))
 }
 
 /// How many connections are open, in all and per address.

@@ -16,6 +16,11 @@ impl<S> Replay<S> {
     pub(super) fn new(read: Vec<u8>, stream: S) -> Self {
         Self { read, given: 0, stream }
     }
+
+    /// The stream itself, once everything was given back.
+    pub(super) fn into_inner(self) -> S {
+        self.stream
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {

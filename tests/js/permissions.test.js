@@ -88,3 +88,27 @@ async function aliceAndBob() {
   const bob = await server.user('bob');
   return { alice, bob, room: await startConversation(alice, bob) };
 }
+
+// The first value of a field decides its type: 142 from the hook, later 111.
+test('no client spoils a field, or an ACL, for the others', async () => {
+  const { alice, bob, room } = await aliceAndBob();
+  await refused(alice.create('Conversation', { participants: [bob.pointer], lastMessageAt: 'zzz' }), 142, 111);
+  await refused(alice.create('Conversation', { participants: [bob.pointer], lastMessage: 5 }), 142, 111);
+  await refused(alice.create('TypingStatus', { ...inside(room), isTyping: 'x' }), 142, 111);
+  for (const objectId of ['*', 'role:admins']) {
+    const participants = [{ __type: 'Pointer', className: '_User', objectId }];
+    await refused(alice.create('Conversation', { participants }), 142);
+    await refused(alice.update('Conversation', room.objectId, { participants: { __op: 'AddUnique', objects: participants } }), 142);
+  }
+  await refused(alice.update('Conversation', room.objectId, { lastMessageAt: null }), 142);
+  await alice.update('Conversation', room.objectId, { title: '<b>Lunch</b>' });
+  assert.equal((await bob.get('Conversation', room.objectId)).title, 'Lunch');
+});
+
+test('participants who are added at once all come in', async () => {
+  const { alice, room } = await aliceAndBob();
+  const guests = await Promise.all(Array.from({ length: 6 }, (_, n) => server.user(`guest${n}`)));
+  const add = (guest) => alice.update('Conversation', room.objectId, { participants: { __op: 'AddUnique', objects: [guest.pointer] } });
+  await Promise.all(guests.map(add));
+  for (const guest of guests) await guest.get('Conversation', room.objectId);
+});

@@ -40,7 +40,15 @@ async fn dotted_settings_have_a_name_everywhere() {
         nobody.create("Quiet", json!({})).await;
         let id = nobody.create("Loud", json!({})).await;
         live.expect(2, "create", &id).await;
+        // Silence is no result.
+        live.send(json!({"op": "query", "requestId": 1})).await;
+        live.expect_error(119).await;
     }
+    let server = Launch::plain().with(&["--live-query.class-names", "L.*"]).start();
+    let mut loud = server.nobody().subscribe("Loud", json!({})).await;
+    let id = server.nobody().create("Loud", json!({})).await;
+    loud.expect("create", &id).await;
+    refused(&Launch::plain().with(&["--live-query.class-names", "L("]).run(), &["live-query.class-names"]);
 }
 
 #[tokio::test]

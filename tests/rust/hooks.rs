@@ -67,6 +67,19 @@ async fn hooks_see_who_asks_and_what_was_before() {
 }
 
 #[tokio::test]
+async fn what_is_too_large_takes_no_slot() {
+    let server = with_script(
+        r#"before_save("Note", |request| { if !rate_limit("notes", 1, 60) { throw error(155, "one a minute"); } });"#,
+    );
+    let nobody = server.nobody();
+    let large = json!({"text": "x".repeat(1_100_000)});
+    nobody.post("/classes/Note", large.clone()).await.refused(400, 116);
+    let id = nobody.create("Note", json!({})).await;
+    nobody.put(&format!("/classes/Note/{id}"), large).await.refused(400, 116);
+    nobody.put(&format!("/classes/Note/{id}"), json!({"text": "x"})).await.refused(400, 155);
+}
+
+#[tokio::test]
 async fn no_hook_runs_for_a_write_that_may_not_be() {
     let server = with_script(r#"before_save("Note", |request| { throw error(999, "the hook ran"); });"#);
     let (alice, master) = (server.sign_up("alice").await, server.master());

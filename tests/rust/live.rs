@@ -743,3 +743,21 @@ async fn a_reader_who_fell_behind_starts_afresh_and_nobody_else_notices() {
     }
     server.assert_well().await;
 }
+
+#[tokio::test]
+async fn a_removed_field_changes_what_is_found() {
+    let server = Server::shared();
+    let (nobody, master, class) = (server.nobody(), server.master(), fresh("Note"));
+    let id = nobody.create(&class, json!({"room": "lobby", "n": 1})).await;
+    let mut lobby = nobody.subscribe(&class, json!({"room": "lobby"})).await;
+    let mut ones = nobody.subscribe(&class, json!({"n": 1})).await;
+    master.put(&format!("/schemas/{class}"), json!({"fields": {"room": {"__op": "Delete"}}})).await.ok();
+    let told = lobby.answer().await;
+    assert_eq!((&told["op"], &told["results"]), (&json!("result"), &json!([])), "{told}");
+    assert_eq!(lobby.answer().await["op"], "subscribed");
+    // Who did not ask for it goes on.
+    nobody.update(&class, &id, json!({"m": 2})).await;
+    ones.expect("update", &id).await;
+    let id = nobody.create(&class, json!({"room": "lobby"})).await;
+    lobby.expect("create", &id).await;
+}

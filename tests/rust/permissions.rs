@@ -235,6 +235,29 @@ async fn permissions_hold_inside_a_batch_and_for_what_is_included() {
     assert_eq!(included["secret"]["n"], 1);
 }
 
+#[tokio::test]
+async fn asking_for_nothing_needs_no_permission() {
+    let server = Server::shared();
+    let (nobody, class) = (server.nobody(), fresh("Note"));
+    server.master().post(&format!("/schemas/{class}"), json!({"classLevelPermissions": {}})).await.ok();
+    nobody.query(&class, &[]).await.refused(400, 119);
+    assert_eq!(nobody.query(&class, &[("limit", "0")]).await.ok(), json!({"results": []}));
+    nobody.query(&class, &[("limit", "0"), ("count", "1")]).await.refused(400, 119);
+}
+
+#[tokio::test]
+async fn what_an_operation_made_of_a_hidden_field_is_told_to_who_sent_it() {
+    let server = Server::shared();
+    let (nobody, class) = (server.nobody(), fresh("Note"));
+    let id = nobody.create(&class, json!({"n": 1})).await;
+    let open = json!({"*": true});
+    let permissions = json!({"get": open, "update": open, "protectedFields": {"*": ["n"]}});
+    server.master().put(&format!("/schemas/{class}"), json!({"classLevelPermissions": permissions})).await.ok();
+    let updated = nobody.update(&class, &id, json!({"n": {"__op": "Increment", "amount": 2}})).await;
+    assert_eq!(updated["n"], 3, "an SDK would keep its own guess");
+    assert_eq!(nobody.fetch(&class, &id).await.get("n"), None);
+}
+
 // ---- hidden fields
 
 #[tokio::test]

@@ -110,6 +110,9 @@ async fn an_update_answers_when_and_what_operations_gave() {
         .await;
     echoed.as_object_mut().unwrap().remove("updatedAt").unwrap();
     assert_eq!(echoed, json!({"n": 5, "tags": ["a", "b"], "more": [1, 1], "o": {"cnt": 3}}), "dotted ones are nested");
+    let bare = nobody.create(&class, json!({})).await;
+    let into_nothing = nobody.put(&format!("/classes/{class}/{bare}"), json!({"tags.0": 1})).await;
+    into_nothing.refused(400, 111);
 
     let removed = nobody.update(&class, &id, json!({"more": {"__op": "Remove", "objects": [1]}})).await;
     assert_eq!(removed["more"], json!([]));

@@ -311,6 +311,15 @@ async fn a_guest_becomes_a_user() {
 }
 
 #[tokio::test]
+async fn a_second_factor_that_nobody_checks_is_no_log_in() {
+    let server = plain_server();
+    let alice = server.sign_up("alice").await;
+    let both = json!({"username": alice.name, "password": "secret", "authData": {"mfa": {"token": "123"}}});
+    server.nobody().post("/login", both).await.refused(400, 252);
+    alice.post("/sessions", json!({})).await.refused(400, 108);
+}
+
+#[tokio::test]
 async fn a_user_may_link_a_guest_id() {
     let server = plain_server();
     let (alice, nobody) = (server.sign_up("alice").await, server.nobody());

@@ -103,7 +103,8 @@ impl App {
             source: storage.change_source(),
             timeline: storage.snapshot().await.map_err(|error| error.0)?.cursor().timeline,
         };
-        let live = LiveQueries::start(feed, Arc::new(reads::StorageReads(storage.clone())), live_settings(&config))?;
+        let reads = reads::StorageReads { storage: storage.clone(), objects: objects.clone() };
+        let live = LiveQueries::start(feed, Arc::new(reads), live_settings(&config))?;
         let api = Api::new(objects.clone(), http_settings(&config, &keys), metrics);
         Ok(Self { config, keys, storage, hooks, objects, live, api })
     }

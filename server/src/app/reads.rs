@@ -2,17 +2,26 @@
 
 use crate::changes::Position;
 use crate::live::{Answer, Read, Reads};
+use crate::objects::Objects;
 use crate::schema::Schemas;
 use crate::storage::{Selection, Storage, Unavailable};
 use std::sync::Arc;
 use tidings_protocol::{Code, Error, Object};
 
-pub(super) struct StorageReads(pub(super) Arc<dyn Storage>);
+pub(super) struct StorageReads {
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) objects: Objects,
+}
 
 impl Reads for StorageReads {
     fn results(&self, read: Read) -> Answer<Result<(Position, Vec<Arc<Object>>), Error>> {
-        let storage = self.0.clone();
+        let (storage, is_live) = (self.storage.clone(), self.objects.is_live(&read.class));
         Box::pin(async move {
+            if !is_live {
+                // The subscription is silent, but silence is no result.
+                let message = format!("{} is not a live class.", read.class);
+                return Err(Error::new(Code::OperationForbidden, message));
+            }
             // The engine only knows what was published, so the newest state holds at least that.
             let snapshot = storage.snapshot().await.map_err(told)?;
             let position = snapshot.cursor().position;
@@ -24,7 +33,7 @@ impl Reads for StorageReads {
     }
 
     fn schemas(&self) -> Schemas {
-        self.0.schemas()
+        self.storage.schemas()
     }
 }
 

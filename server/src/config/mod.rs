@@ -12,6 +12,7 @@ pub use keys_file::{KeysFile, Origin};
 pub use settings::{LATER, SETTINGS, Setting};
 pub use sources::{Sources, Values};
 
+use regex::RegexSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -53,7 +54,7 @@ pub struct Config {
     pub idle_timeout: Duration,
     pub drain_timeout: Duration,
     /// `None` is every class.
-    pub live_classes: Option<Vec<String>>,
+    pub live_classes: Option<RegexSet>,
     pub max_subscriptions: usize,
     pub websocket_timeout: Duration,
     pub max_frame_size: usize,
@@ -145,7 +146,7 @@ impl Config {
             body_timeout: values.seconds("body-timeout")?,
             idle_timeout: values.seconds("idle-timeout")?,
             drain_timeout: values.seconds("drain-timeout")?,
-            live_classes: values.list("live-query.class-names", "must be class names, separated by commas")?,
+            live_classes: live_classes(values)?,
             max_subscriptions: values.positive("live-query.max-subscriptions")?,
             websocket_timeout: Duration::from_millis(values.positive("websocket-timeout")?),
             max_frame_size: values.size("live-query.max-frame-size")?,
@@ -232,6 +233,15 @@ impl FromStr for ByteSize {
     }
 }
 
+/// As in Parse, each entry is a regular expression for whole names: `.*` means all.
+fn live_classes(values: &Values) -> Result<Option<RegexSet>, ConfigError> {
+    const NAME: &str = "live-query.class-names";
+    const ADVICE: &str = "must be class names, or expressions for them, separated by commas";
+    let Some(names) = values.list::<String>(NAME, ADVICE)? else { return Ok(None) };
+    let whole = names.iter().map(|name| format!("^(?:{name})$"));
+    RegexSet::new(whole).map(Some).map_err(|_| values.wrong(NAME, ADVICE))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -262,7 +272,8 @@ mod tests {
             [("mode", "production"), ("app-id", "a"), ("master-key", "m"), ("live-query.class-names", "A, B")];
         let config = read(&decided).unwrap();
         assert!(!config.allow_client_class_creation);
-        assert_eq!(config.live_classes, Some(vec!["A".to_owned(), "B".to_owned()]));
+        let live = config.live_classes.unwrap();
+        assert!(live.is_match("A") && live.is_match("B") && !live.is_match("AB"));
     }
 
     #[test]

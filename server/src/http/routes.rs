@@ -88,10 +88,12 @@ pub(super) fn route(method: &Method, path: &str) -> Result<Route> {
                 | "push_audiences"
                 | "cloud_code"
                 | "scriptlog"
-                | "events",
+                | "events"
+                | "security",
                 ..,
             ],
-        ) => {
+        )
+        | ("POST", ["sessions"]) => {
             let message = format!("/{} is not supported yet.", segments[0]);
             return Err(Failure::parse(tidings_protocol::Code::CommandUnavailable, message));
         }

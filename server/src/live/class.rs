@@ -304,6 +304,15 @@ impl Group {
     }
 }
 
+impl Class {
+    /// The subscriptions whose filters name one of these fields.
+    pub(super) fn asking_for(&self, fields: &[CompactString]) -> Vec<SubscriptionId> {
+        let groups = self.groups.iter().filter(|(_, group)| group.fields.iter().any(|field| fields.contains(field)));
+        let views = groups.flat_map(|(_, group)| &group.audiences).flat_map(|audience| &audience.views);
+        views.flat_map(|view| view.members.as_slice()).copied().collect()
+    }
+}
+
 fn operation_of(predicate: &Predicate) -> Operation {
     if predicate.only_object_id().is_some() { Operation::Get } else { Operation::Find }
 }

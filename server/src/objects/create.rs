@@ -66,6 +66,7 @@ impl Objects {
         if self.0.hooks.has(class, Trigger::BeforeSave) {
             // A hook may count what it lets through, so what cannot be stored does not get to it.
             needed_fields(auth, &schema, &object)?;
+            self.0.storage.check_size(&object)?;
             let request = SaveRequest::new(auth, class, Arc::new(object.clone()), None).changed_by(&sent);
             edits = self.0.hooks.before_save(request).await?;
             users::check_edits(class, &edits.update)?;

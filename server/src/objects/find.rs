@@ -61,7 +61,15 @@ impl Objects {
         let limit = query.limit.unwrap_or(settings.default_limit);
         let limit = if auth.is_master() { limit } else { limit.min(settings.max_limit) };
         let operation = match query.only_object_id() {
-            _ if limit == 0 && query.count => Operation::Count,
+            // Nothing is looked for; that the class is unknown stays a secret where it is one.
+            _ if limit == 0 && !query.count && !query.explain => {
+                if self.hides_unknown_classes(auth) && !self.0.storage.schemas().contains_key(&query.class) {
+                    return Err(Failure::forbidden());
+                }
+                let view = self.plain_view(auth, query.class.clone());
+                return Ok(Page { objects: Vec::new(), view, count: None, explanation: None });
+            }
+            _ if limit == 0 => Operation::Count,
             Some(_) => Operation::Get,
             None => Operation::Find,
         };

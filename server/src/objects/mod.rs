@@ -27,6 +27,7 @@ use crate::permissions::Operation;
 use crate::schema::ClassSchema;
 use crate::storage::{Answer, Storage, Write, WriteError, Written};
 use rand::Rng;
+use regex::RegexSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -57,7 +58,7 @@ pub struct Settings {
     /// Objects in an answer at most, without the master key.
     pub max_limit: u64,
     /// Classes that may be subscribed to; `None` is all.
-    pub live_classes: Option<Vec<String>>,
+    pub live_classes: Option<RegexSet>,
     /// Bytes of changes that live delivery may be behind before commits wait.
     pub max_lag_bytes: usize,
     /// How long live delivery may be behind before commits wait.

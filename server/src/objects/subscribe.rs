@@ -85,8 +85,9 @@ impl Objects {
         Ok(Admission { auth, predicate })
     }
 
-    fn is_live(&self, class: &ClassName) -> bool {
-        self.0.settings.live_classes.as_ref().is_none_or(|classes| classes.iter().any(|live| live == class.as_str()))
+    /// Whether subscriptions to this class are told anything.
+    pub fn is_live(&self, class: &ClassName) -> bool {
+        self.0.settings.live_classes.as_ref().is_none_or(|classes| classes.is_match(class.as_str()))
     }
 }
 

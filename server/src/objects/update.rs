@@ -10,6 +10,7 @@ use crate::schema::{ClassSchema, FieldType, infer};
 use crate::storage::{Action, Guard, Write, WriteError};
 use compact_str::CompactString;
 use std::sync::Arc;
+use std::time::Duration;
 use tidings_protocol::names::{invalid_field_name, is_internal_field};
 use tidings_protocol::update::{self, top_level};
 use tidings_protocol::{Access, ClassName, Date, Error, Map, Object, ObjectId, Predicate, Update, Value};
@@ -40,7 +41,7 @@ struct Attempt {
 }
 
 /// How often a hook may decide anew because its object changed meanwhile.
-const MAX_HOOK_RUNS: usize = 3;
+const MAX_HOOK_RUNS: u64 = 12;
 
 impl Objects {
     /// Changes an object and waits until the change is on disk.
@@ -82,11 +83,13 @@ impl Objects {
         let (objects, auth, class, id) = (self.clone(), auth.clone(), class.clone(), id.clone());
         Ok(Box::pin(async move {
             let mut outcome = attempt.pending.await;
-            // The hook decided on a value that changed before the commit: let it decide again.
-            for _ in 1..MAX_HOOK_RUNS {
+            // The hook decided on a value that changed before the commit: let it decide again, and not in step with those
+            // who changed it.
+            for run in 1..MAX_HOOK_RUNS {
                 if outcome != Err(WriteError::Unexpected.into()) {
                     break;
                 }
+                tokio::time::sleep(Duration::from_micros(rand::random_range(0..1_000 * run))).await;
                 outcome = objects.attempt_update(&auth, &class, &id, change.clone()).await?.pending.await;
             }
             outcome
@@ -108,16 +111,17 @@ impl Objects {
         let mut edits = Edits::default();
         if self.0.hooks.has(class, Trigger::BeforeSave) {
             // A hook may count what it lets through, so what cannot be stored does not get to it.
-            needed_fields(auth, &schema, &update)?;
+            needed_fields(auth, &schema, &original, &update)?;
             let mut preview = Object::clone(&original);
             update.apply(&mut preview)?;
+            self.0.storage.check_size(&preview)?;
             let request = SaveRequest::new(auth, class, Arc::new(preview), Some(original.clone())).changed_by(&update);
             edits = self.0.hooks.before_save(request).await?;
             users::check_edits(class, &edits.update)?;
             update.merge(edits.update.clone());
         }
         unset_null_pointers(&schema, &mut update);
-        let fields = needed_fields(auth, &schema, &update)?;
+        let fields = needed_fields(auth, &schema, &original, &update)?;
 
         let mut guard = Guard { writer: Some(auth.principals.clone()), ..Guard::default() };
         let hook_expects = edits.only_if.is_some();
@@ -154,14 +158,9 @@ impl Objects {
             }
             auth.context = edits.context.unwrap_or(auth.context);
             objects.after_save(&auth, &class, &after, Some(&before)).await;
+            // Hidden fields too, as in Parse: without them an SDK would keep its own guess.
             let mut changed = changed_fields(&edits.update, &after);
             computed.iter().for_each(|path| echo(path, &after, &mut changed));
-            // What one may write and not read stays unread.
-            let own = class == ClassName::USER && auth.user_id() == Some(&after.id);
-            if !own {
-                let hidden = schema.permissions.hidden_from(&auth.principals);
-                changed.retain(|name, _| !hidden.contains(&name));
-            }
             Ok(Updated { updated_at: after.updated_at, changed, session_token })
         });
         Ok(Attempt { pending: self.carried_through(class, pending), hook_expects })
@@ -251,7 +250,12 @@ fn unset_null_pointers(schema: &ClassSchema, update: &mut Update) {
 
 /// # Errors
 /// 111 where an operation does not fit its column, 119 where the caller may not add columns.
-fn needed_fields(auth: &Auth, schema: &ClassSchema, update: &Update) -> Result<Vec<(CompactString, FieldType)>> {
+fn needed_fields(
+    auth: &Auth,
+    schema: &ClassSchema,
+    original: &Object,
+    update: &Update,
+) -> Result<Vec<(CompactString, FieldType)>> {
     let mut wanted = Vec::new();
     for (path, operation) in &update.operations {
         let name = top_level(path);
@@ -262,6 +266,10 @@ fn needed_fields(auth: &Auth, schema: &ClassSchema, update: &Update) -> Result<V
         match infer(path, operation) {
             // `a.b` also fits when the column is an array and `b` an index; a new column is an object.
             None if path.contains('.') => match known {
+                // Where there is no array yet, an index would make an object.
+                Some(FieldType::Array) if !matches!(original.fields.get(name), Some(Value::Array(_))) => {
+                    return Err(Error::incorrect_type(format!("{path}: there is no array yet")).into());
+                }
                 Some(FieldType::Array | FieldType::Object) => {}
                 Some(other) => {
                     let message = format!("{path}: the column is of type {}", other.describe());

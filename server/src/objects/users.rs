@@ -229,6 +229,10 @@ impl Objects {
     /// # Errors
     /// As [`Objects::log_in`].
     pub async fn check_password(&self, body: &Map) -> Result<Arc<Object>> {
+        if body.get("authData").is_some_and(|auth_data| !auth_data.is_null()) {
+            // A second factor that nobody checks must not look like one.
+            return Err(unsupported_provider());
+        }
         let name = body.get("username").or(body.get("email")).filter(|name| !name.is_null());
         let Some(name) = name else {
             return Err(Failure::parse(Code::UsernameMissing, "username/email is required."));

@@ -66,6 +66,13 @@ impl ClassSchema {
         Self { class, fields, permissions, indexes: BTreeMap::new() }
     }
 
+    /// The fields that a later state of this class has no more, or not of that type.
+    pub fn fields_gone_from(&self, later: Option<&Self>) -> Vec<CompactString> {
+        let stays =
+            |(name, kind): &(&CompactString, &FieldType)| later.is_some_and(|it| it.fields.get(*name) == Some(kind));
+        self.fields.iter().filter(|field| !stays(field)).map(|(name, _)| name.clone()).collect()
+    }
+
     /// The type of a field, the four that every class has included.
     pub fn field_type(&self, name: &str) -> Option<FieldType> {
         match name {

@@ -50,6 +50,12 @@ pub trait Storage: Send + Sync + 'static {
     /// Creates, changes or deletes a class, in order with all commits.
     fn edit_schema(&self, edit: SchemaEdit) -> Answer<Result<Option<Arc<ClassSchema>>, WriteError>>;
 
+    /// Whether an object is small enough: for who wants to know before the commit, which checks it again.
+    ///
+    /// # Errors
+    /// 116 for one that is too large.
+    fn check_size(&self, object: &Object) -> Result<(), tidings_protocol::Error>;
+
     /// All classes as of the newest published state.
     fn schemas(&self) -> Schemas;
 

@@ -153,6 +153,11 @@ impl Subscription {
         assert_eq!(answer["op"], "unsubscribed", "{answer}");
     }
 
+    /// The next frame that is no event.
+    pub(crate) async fn answer(&mut self) -> Value {
+        self.live.answer().await
+    }
+
     /// What the subscription's query finds now.
     pub(crate) async fn results(&mut self) -> Vec<Value> {
         self.live.send(json!({"op": "query", "requestId": 1})).await;

@@ -28,6 +28,10 @@ fn principal(who: &Dynamic) -> Raised<CompactString> {
     if pointer.class.as_str() != "_User" {
         return Err(misuse(format!("an ACL names users, not a {}", pointer.class)));
     }
+    // In an ACL these would not be a user's.
+    if pointer.id.as_str() == PUBLIC || pointer.id.contains(':') {
+        return Err(misuse("an ACL names users by their id"));
+    }
     Ok(pointer.id.into_inner())
 }
 

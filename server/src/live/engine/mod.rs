@@ -174,6 +174,7 @@ impl Engine {
 
     /// Applies the next change of the log.
     pub(super) fn apply(&mut self, committed: &Committed, now: Millis) {
+        let mut stale = Vec::new();
         match &committed.change {
             Change::Object(change) => {
                 self.apply_object(change, committed.position);
@@ -182,17 +183,26 @@ impl Engine {
                 }
             }
             Change::Schema { class, schema } => {
+                let removed =
+                    self.schemas.get(class).map(|old| old.fields_gone_from(schema.as_deref())).unwrap_or_default();
                 match schema {
                     Some(schema) => self.schemas.insert(class.clone(), schema.clone()),
                     None => self.schemas.remove(class),
                 };
                 if let Some(known) = self.by_class.get(class).and_then(|id| self.classes.get_mut(*id)) {
                     known.set_schema(schema.clone());
+                    if !removed.is_empty() {
+                        stale = known.asking_for(&removed);
+                    }
                 }
             }
         }
         self.position = committed.position;
         self.counts.changes += 1;
+        // Their objects changed without a change of their own.
+        for id in stale {
+            self.start_afresh(id);
+        }
     }
 
     fn apply_object(&mut self, change: &ObjectChange, position: Position) {

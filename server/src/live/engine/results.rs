@@ -21,6 +21,16 @@ impl Engine {
         }
     }
 
+    /// Drops what a subscription holds, and sends it its results as they are from here on.
+    pub(super) fn start_afresh(&mut self, id: SubscriptionId) {
+        let position = self.position;
+        let Some(subscription) = self.sending.subscriptions.get_mut(id) else { return };
+        let at = subscription.connection;
+        let Some(connection) = self.sending.connections.get_mut(at) else { return };
+        subscription.lose(connection, position);
+        self.settle(id);
+    }
+
     /// Asks for the subscription's results; until they come its events are held.
     pub(super) fn query_subscription(&mut self, id: SubscriptionId, is_resync: bool) {
         let Some(subscription) = self.sending.subscriptions.get_mut(id) else { return };

@@ -63,10 +63,7 @@ fn hold(subscription: &mut Subscription, connection: &mut Connection, body: &Arc
         connection.held_bytes += held_weight(body);
         return subscription.held.push(body.clone());
     }
-    connection.held_bytes -= held_bytes(&subscription.held);
-    subscription.held = Vec::new();
-    subscription.result = None;
-    subscription.lost = Some(body.position);
+    subscription.lose(connection, body.position);
 }
 
 fn held_weight(body: &EventBody) -> usize {
@@ -128,10 +125,7 @@ impl Engine {
         for request_id in resync {
             let id = connection.subscriptions.get(&request_id);
             let Some(subscription) = id.and_then(|id| self.sending.subscriptions.get_mut(*id)) else { continue };
-            subscription.lost = Some(position);
-            connection.held_bytes -= held_bytes(&subscription.held);
-            subscription.held = Vec::new();
-            subscription.result = None;
+            subscription.lose(connection, position);
             // What is staged is later than what was dropped, and in the results that make up for it.
             connection.staged.retain(|entry| !entry.is_of(request_id));
         }

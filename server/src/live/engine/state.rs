@@ -5,6 +5,7 @@ use super::super::delivery::Delivery;
 use super::super::event::EventBody;
 use super::super::outbox::{Entry, Outbox};
 use super::super::slots::Slots;
+use super::sending::held_bytes;
 use crate::changes::Position;
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
@@ -89,5 +90,13 @@ pub(super) struct Results {
 impl Subscription {
     pub(super) fn is_held(&self) -> bool {
         self.fence.is_some() || self.read.is_some()
+    }
+
+    /// Drops what is held: everything up to here is read instead.
+    pub(super) fn lose(&mut self, connection: &mut Connection, position: Position) {
+        connection.held_bytes -= held_bytes(&self.held);
+        self.held = Vec::new();
+        self.result = None;
+        self.lost = Some(position);
     }
 }

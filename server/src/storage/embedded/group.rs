@@ -522,6 +522,14 @@ fn public(object: &Arc<Object>) -> Arc<Object> {
     if object.has_internal_fields() { Arc::new(object.without_internal_fields()) } else { object.clone() }
 }
 
+/// # Errors
+/// 116 for an object that takes more bytes than this.
+pub(super) fn check_size(object: &Object, limit: usize) -> Result<(), Error> {
+    // In memory an object takes more than on disk: only large ones are worth encoding.
+    let is_large = object.weight() > limit && rows::encode(object, Position::MAX).len() > limit;
+    if is_large { Err(too_large("object", limit)) } else { Ok(()) }
+}
+
 fn too_large(what: &str, limit: usize) -> Error {
     Error::new(Code::ObjectTooLarge, format!("The {what} is too large: at most {limit} bytes."))
 }

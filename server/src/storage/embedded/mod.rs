@@ -45,6 +45,7 @@ use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use tidings_protocol::{Error, Object};
 use tokio::sync::oneshot;
 use upkeep::Upkeep;
 use view::{Files, Published, View};
@@ -235,6 +236,10 @@ impl Storage for Embedded {
 
     fn edit_schema(&self, edit: SchemaEdit) -> Answer<Result<Option<Arc<ClassSchema>>, WriteError>> {
         self.request(|answer| Request::Edit { edit, answer })
+    }
+
+    fn check_size(&self, object: &Object) -> Result<(), Error> {
+        group::check_size(object, self.shared.options.object_bytes)
     }
 
     fn schemas(&self) -> Schemas {

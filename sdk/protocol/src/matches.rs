@@ -283,14 +283,15 @@ fn write_unquoted(pattern: &str, out: &mut String) {
     out.push_str(rest);
 }
 
-/// White space is escaped too, as option `x` would drop it.
+/// White space is written by its number, as option `x` would drop it.
 fn write_literal(text: &str, out: &mut String) {
     for letter in text.chars() {
-        let is_special = letter.is_ascii_punctuation() || letter.is_ascii_whitespace();
-        if is_special && !matches!(letter, '<' | '>') {
-            out.push('\\');
+        match letter {
+            '<' | '>' => out.push(letter),
+            letter if letter.is_ascii_punctuation() => out.extend(['\\', letter]),
+            letter if letter.is_whitespace() => out.push_str(&format!("\\x{{{:x}}}", u32::from(letter))),
+            letter => out.push(letter),
         }
-        out.push(letter);
     }
 }
 
@@ -404,6 +405,9 @@ mod tests {
         assert!(matches(r#"{"s":"a.b*c"}"#, r#"{"s":{"$regex":"^\\Qa.b*c\\E$"}}"#));
         assert!(!matches(r#"{"s":"axb*c"}"#, r#"{"s":{"$regex":"\\Qa.b\\E"}}"#));
         assert!(matches(r#"{"s":"a b#c"}"#, r#"{"s":{"$regex":"\\Qa b#c\\E","$options":"x"}}"#));
+        let spaces = Value::string("\\Qa\u{a0}b\u{b}\\E");
+        let spaces = map! { "s" => map! { "$regex" => spaces, "$options" => "x" } }.to_json();
+        assert!(matches("{\"s\":\"a\u{a0}b\\u000b\"}", &spaces) && !matches(r#"{"s":"ab"}"#, &spaces));
         assert!(matches(r#"{"s":"a\\Eb"}"#, r#"{"s":{"$regex":"\\Qa\\E\\\\E\\Qb\\E"}}"#));
         // Every printable letter is only itself in quotes, also those that mean something behind a backslash.
         let printable: String = (b' '..=b'~').map(char::from).collect();

@@ -230,7 +230,6 @@ fn http_settings(config: &Config, keys: &KeysFile) -> http::Settings {
     http::Settings {
         mount: config.mount.clone(),
         max_batch: config.batch_request_limit,
-        max_body: config.max_upload_size,
         chat: (config.mode == Mode::Development).then(|| ChatSettings {
             application_id: keys.app_id.clone(),
             javascript_key: config.javascript_key.clone(),

@@ -14,15 +14,13 @@ mod static_files;
 
 use crate::objects::Objects;
 use answer::Answer;
-use bodies::{Bodies, NoRoom};
-use bytes::Bytes;
+use bodies::{Bodies, Body, Unread};
 use metrics_exporter_prometheus::PrometheusHandle;
 use request::Raw;
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::sync::OwnedSemaphorePermit;
 use warp::http::{HeaderMap, Method};
 use warp::path::FullPath;
 use warp::reply::Response;
@@ -47,8 +45,6 @@ pub struct Settings {
     pub mount: String,
     /// Requests in one batch, without the master key.
     pub max_batch: usize,
-    /// Bytes of one request's body.
-    pub max_body: usize,
     /// What the chat page is told; `None` does not serve it.
     pub chat: Option<ChatSettings>,
 }
@@ -65,7 +61,7 @@ pub struct Peer(pub IpAddr);
 
 impl Api {
     pub fn new(objects: Objects, settings: Settings, metrics: PrometheusHandle) -> Self {
-        let bodies = Bodies::new(settings.max_body);
+        let bodies = Bodies::new();
         Self(Arc::new(Inner { objects, settings, metrics, bodies, draining: AtomicBool::new(false) }))
     }
 
@@ -78,39 +74,29 @@ impl Api {
     pub fn filter(self) -> impl Filter<Extract = (impl Reply,), Error = Infallible> + Clone {
         let query = warp::query::raw().or(warp::any().map(String::new)).unify();
         let bodies = self.0.bodies.clone();
-        let admitted = warp::header::headers_cloned().and_then(move |headers: HeaderMap| {
-            let room = bodies.admit(&headers).map_err(warp::reject::custom);
-            std::future::ready(room)
+        let body = warp::body::stream().and_then(move |body| {
+            let bodies = bodies.clone();
+            async move { bodies.read(body).await.map_err(warp::reject::custom) }
         });
         warp::method()
             .and(warp::path::full())
             .and(query)
             .and(warp::header::headers_cloned())
             .and(warp::ext::get::<Peer>())
-            .and(admitted)
-            .and(warp::body::bytes())
-            .then(
-                move |method: Method,
-                      path: FullPath,
-                      query: String,
-                      headers: HeaderMap,
-                      peer: Peer,
-                      room,
-                      body: Bytes| {
-                    let api = self.clone();
-                    async move {
-                        let _room: Option<OwnedSemaphorePermit> = room;
-                        let raw =
-                            Raw { method, path: path.as_str(), query: &query, headers: &headers, peer, body: &body };
-                        api.respond(raw).await
-                    }
-                },
-            )
+            .and(body)
+            .then(move |method: Method, path: FullPath, query: String, headers: HeaderMap, peer: Peer, body: Body| {
+                let api = self.clone();
+                async move {
+                    let body = &body.bytes;
+                    let raw = Raw { method, path: path.as_str(), query: &query, headers: &headers, peer, body };
+                    api.respond(raw).await
+                }
+            })
             // Nothing else is left to refuse than a body.
             .recover(|rejection: Rejection| async move {
-                let answer = match rejection.find::<NoRoom>() {
-                    Some(NoRoom) => Answer::too_busy(),
-                    None => Answer::body_too_large(),
+                let answer = match rejection.find::<Unread>() {
+                    Some(Unread::NoRoom) => Answer::too_busy(),
+                    Some(Unread::Broken) | None => Answer::body_too_large(),
                 };
                 Ok::<_, Infallible>(answer.into_response())
             })

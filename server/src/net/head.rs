@@ -47,7 +47,7 @@ impl Head {
 /// What an upgrade that came as a later request of its connection is answered with; `None` for any other request.
 pub(super) fn handshake<B>(request: &http::Request<B>) -> Option<Result<http::Response<()>, http::Response<String>>> {
     let upgrade = request.headers().get(http::header::UPGRADE)?;
-    if !upgrade.as_bytes().eq_ignore_ascii_case(b"websocket") {
+    if request.method() != http::Method::GET || !upgrade.as_bytes().eq_ignore_ascii_case(b"websocket") {
         return None;
     }
     let mut bare = http::Request::new(());

@@ -196,7 +196,8 @@ async fn http(
     }
     let upgrade = upgrade.lock().unwrap_or_else(PoisonError::into_inner).take()?;
     let parts = upgrade.await.ok()?.downcast::<HttpStream>().ok()?;
-    Some((parts.io.into_inner().into_inner().into_inner(), parts.read_buf.to_vec()))
+    let (stream, rest) = parts.io.into_inner().into_inner().into_inner();
+    Some((stream, [&parts.read_buf[..], &rest].concat()))
 }
 
 /// How many connections are open, in all and per address.

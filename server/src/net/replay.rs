@@ -17,9 +17,9 @@ impl<S> Replay<S> {
         Self { read, given: 0, stream }
     }
 
-    /// The stream itself, once everything was given back.
-    pub(super) fn into_inner(self) -> S {
-        self.stream
+    /// The stream itself, and what was not given back yet.
+    pub(super) fn into_inner(mut self) -> (S, Vec<u8>) {
+        (self.stream, self.read.split_off(self.given))
     }
 }
 

@@ -106,19 +106,7 @@ impl Objects {
             }
             Ok(Created { id, created_at, changed, session_token })
         });
-        Ok(self.carried_through(class, pending))
-    }
-
-    /// A write that has an `after_save` to run is carried through even if its client goes away meanwhile. Inside a hook
-    /// it stays on the hook's own thread, which waits for it anyway.
-    pub(super) fn carried_through<T: Send + 'static>(&self, class: &ClassName, pending: Pending<T>) -> Pending<T> {
-        if !self.0.hooks.has(class, Trigger::AfterSave) || crate::hooks::is_nested() {
-            return pending;
-        }
-        let running = tokio::spawn(pending);
-        Box::pin(async move {
-            running.await.unwrap_or_else(|error| Err(Failure::Internal(format!("a write's task: {error}"))))
-        })
+        Ok(carried_through(self.0.hooks.has(class, Trigger::AfterSave), pending))
     }
 
     /// Runs the class's `after_save`, if it has one. The write is done; an error is only logged.
@@ -133,6 +121,18 @@ impl Objects {
             self.0.hooks.after_save(SaveRequest::new(auth, class, after.clone(), before.cloned())).await;
         }
     }
+}
+
+/// A write that has more to do after its commit is carried through even if its client goes away meanwhile. Inside a hook
+/// it stays on the hook's own thread, which waits for it anyway.
+pub(super) fn carried_through<T: Send + 'static>(has_more_to_do: bool, pending: Pending<T>) -> Pending<T> {
+    if !has_more_to_do || crate::hooks::is_nested() {
+        return pending;
+    }
+    let running = tokio::spawn(pending);
+    Box::pin(
+        async move { running.await.unwrap_or_else(|error| Err(Failure::Internal(format!("a write's task: {error}")))) },
+    )
 }
 
 /// Takes out what a client may send and must not set.

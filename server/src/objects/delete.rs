@@ -1,5 +1,6 @@
 //! Deleting an object.
 
+use super::create::carried_through;
 use super::{Objects, Pending, now, users};
 use crate::auth::Auth;
 use crate::error::{Failure, Result};
@@ -36,14 +37,21 @@ impl Objects {
         }
         let write = Write { class: class.clone(), id: id.clone(), action: Action::Delete, guard, fields: Vec::new() };
         let committed = self.commit([vec![write], beside].concat()).await;
-        let (objects, class, id) = (self.clone(), class.clone(), id.clone());
-        Ok(Box::pin(async move {
+        let at = now();
+        let is_user = *class == ClassName::USER;
+        let (objects, id) = (self.clone(), id.clone());
+        let pending = Box::pin(async move {
             match committed.await {
-                Ok(_) if class == ClassName::USER => objects.end_sessions_until(&id, now(), None).await,
-                Ok(_) => Ok(()),
+                Ok(_) => {
+                    if is_user {
+                        objects.end_sessions_until(&id, at, None).await;
+                    }
+                    Ok(())
+                }
                 Err(WriteError::NotFound) => Err(Failure::parse(Code::ObjectNotFound, "Object not found for delete.")),
                 Err(error) => Err(error.into()),
             }
-        }))
+        });
+        Ok(carried_through(is_user, pending))
     }
 }

@@ -1,7 +1,7 @@
 //! Reading: one object, a page of a query, a count.
 
 use super::view::{Included, View};
-use super::{Objects, sessions};
+use super::{Objects, refuse_unsupported, sessions};
 use crate::auth::Auth;
 use crate::error::{Failure, Result};
 use crate::permissions::Operation;
@@ -63,6 +63,10 @@ impl Objects {
         let operation = match query.only_object_id() {
             // Nothing is looked for; that the class is unknown stays a secret where it is one.
             _ if limit == 0 && !query.count && !query.explain => {
+                refuse_unsupported(&query.class)?;
+                if query.class == ClassName::SESSION {
+                    sessions::own_only(auth, query.predicate.clone())?;
+                }
                 if self.hides_unknown_classes(auth) && !self.0.storage.schemas().contains_key(&query.class) {
                     return Err(Failure::forbidden());
                 }

@@ -60,8 +60,15 @@ impl Objects {
     }
 
     /// Ends the sessions that began until `at`, all but the one with this token: also those whose log-in committed while a
-    /// new password, or the user's deletion, was on its way. Later ones know the new password.
-    pub(super) async fn end_sessions_until(&self, user: &ObjectId, at: Date, kept: Option<&str>) -> Result<()> {
+    /// new password, or the user's deletion, was on its way. Later ones know the new password. The change itself is done,
+    /// so a failure here is only logged.
+    pub(super) async fn end_sessions_until(&self, user: &ObjectId, at: Date, kept: Option<&str>) {
+        if let Err(failure) = self.try_end_sessions_until(user, at, kept).await {
+            tracing::error!(user = %user, error = %failure.to_error().message, "sessions may have outlived a password");
+        }
+    }
+
+    async fn try_end_sessions_until(&self, user: &ObjectId, at: Date, kept: Option<&str>) -> Result<()> {
         let predicate = Predicate::equal("user", Value::pointer(ClassName::USER, user.clone()))
             .and(Predicate::field("createdAt", Constraint::Lte(Value::Date(at))));
         let selection = Selection { predicate, ..Selection::all(ClassName::SESSION, Principals::MASTER) };

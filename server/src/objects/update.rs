@@ -1,6 +1,6 @@
 //! Changing an object.
 
-use super::create::{changed_fields, check_fields, is_pointer};
+use super::create::{carried_through, changed_fields, check_fields, is_pointer};
 use super::{Objects, Pending, now, sessions, users};
 use crate::auth::Auth;
 use crate::error::{Failure, Result};
@@ -42,6 +42,8 @@ struct Attempt {
 
 /// How often a hook may decide anew because its object changed meanwhile.
 const MAX_HOOK_RUNS: u64 = 12;
+/// The same where the caller has a condition of its own, which may be what does not hold.
+const MAX_CONDITIONAL_RUNS: u64 = 3;
 
 impl Objects {
     /// Changes an object and waits until the change is on disk.
@@ -85,7 +87,8 @@ impl Objects {
             let mut outcome = attempt.pending.await;
             // The hook decided on a value that changed before the commit: let it decide again, and not in step with those
             // who changed it.
-            for run in 1..MAX_HOOK_RUNS {
+            let runs = if change.only_if.is_some() { MAX_CONDITIONAL_RUNS } else { MAX_HOOK_RUNS };
+            for run in 1..runs {
                 if outcome != Err(WriteError::Unexpected.into()) {
                     break;
                 }
@@ -145,6 +148,8 @@ impl Objects {
         let action = Action::Update { update, at: now() };
         let write = Write { class: class.clone(), id: id.clone(), action, guard, fields };
         let committed = self.commit([vec![write], beside].concat()).await;
+        // Its place in the order is taken: whoever logged in before, by the old password, began before now.
+        let at = now();
         let (objects, mut auth, written_class) = (self.clone(), auth.clone(), class.clone());
         let pending = Box::pin(async move {
             let class = written_class;
@@ -154,16 +159,23 @@ impl Objects {
                 return Err(Failure::Internal("an update without its images".into()));
             };
             if changes_password {
-                objects.end_sessions_until(&after.id, now(), session_token.as_deref()).await?;
+                objects.end_sessions_until(&after.id, at, session_token.as_deref()).await;
             }
             auth.context = edits.context.unwrap_or(auth.context);
             objects.after_save(&auth, &class, &after, Some(&before)).await;
-            // Hidden fields too, as in Parse: without them an SDK would keep its own guess.
             let mut changed = changed_fields(&edits.update, &after);
+            // What a hook did to a field that its reader may not see stays unseen.
+            let own = class == ClassName::USER && auth.user_id() == Some(&after.id);
+            if !own {
+                let hidden = schema.permissions.hidden_from(&auth.principals);
+                changed.retain(|name, _| !hidden.contains(&name));
+            }
+            // What the client's own operations made is told, as in Parse: without it an SDK would keep its own guess.
             computed.iter().for_each(|path| echo(path, &after, &mut changed));
             Ok(Updated { updated_at: after.updated_at, changed, session_token })
         });
-        Ok(Attempt { pending: self.carried_through(class, pending), hook_expects })
+        let has_more_to_do = changes_password || self.0.hooks.has(class, Trigger::AfterSave);
+        Ok(Attempt { pending: carried_through(has_more_to_do, pending), hook_expects })
     }
 
     /// The object as it is, if this caller may write it.

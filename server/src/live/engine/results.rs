@@ -25,10 +25,15 @@ impl Engine {
     pub(super) fn start_afresh(&mut self, id: SubscriptionId) {
         let position = self.position;
         let Some(subscription) = self.sending.subscriptions.get_mut(id) else { return };
-        let at = subscription.connection;
-        let Some(connection) = self.sending.connections.get_mut(at) else { return };
-        subscription.lose(connection, position);
-        self.settle(id);
+        let group = self.classes.get(subscription.class).and_then(|class| class.groups.get(subscription.place.group));
+        let audience = group.and_then(|group| group.audience(&subscription.place.principals));
+        // Who is told nothing has nothing to begin afresh with.
+        if audience.is_some_and(|audience| audience.allowed)
+            && let Some(connection) = self.sending.connections.get_mut(subscription.connection)
+        {
+            subscription.lose(connection, position);
+            self.settle(id);
+        }
     }
 
     /// Asks for the subscription's results; until they come its events are held.

@@ -19,10 +19,8 @@ use tidings_protocol::ClassName;
 
 /// Rows or entries in one chunk: about two milliseconds, for which commits wait.
 const CHUNK: usize = 500;
-/// Change records that one chunk forgets; it reads them to know their age.
-const FORGET: usize = 1_000;
 /// Changes between two looks at how much is kept.
-const LOOK_AFTER: usize = 500;
+const LOOK_AFTER: usize = 2_000;
 /// Milliseconds between two such looks when nobody writes.
 const LOOK_EVERY: i64 = 10_000;
 
@@ -34,8 +32,6 @@ pub(super) struct Chores {
     written: usize,
     /// When that was.
     looked_at: i64,
-    /// Whether it left something to forget.
-    forgetting: bool,
     stopped: bool,
 }
 
@@ -48,8 +44,7 @@ pub(super) struct Done {
 
 impl Chores {
     pub(super) fn new(catalog: &Catalog, dropped: Vec<IndexId>) -> Self {
-        // A first look at retention comes with the first chance.
-        let mut chores = Self { dropped, forgetting: true, ..Self::default() };
+        let mut chores = Self { dropped, ..Self::default() };
         chores.look_at(catalog, []);
         chores
     }
@@ -65,7 +60,7 @@ impl Chores {
     }
 
     pub(super) fn is_busy(&self) -> bool {
-        !self.stopped && (!self.dropped.is_empty() || !self.classes.is_empty() || self.forgetting)
+        !self.stopped && (!self.dropped.is_empty() || !self.classes.is_empty())
     }
 
     pub(super) fn stop(&mut self) {
@@ -89,10 +84,10 @@ impl Chores {
             floor: view.published.floor,
         };
         // Retention first: it keeps pace with the writes, the others only have to end.
-        if self.forgetting || self.written >= LOOK_AFTER || now.saturating_sub(self.looked_at) > LOOK_EVERY {
+        if self.written >= LOOK_AFTER || now.saturating_sub(self.looked_at) > LOOK_EVERY {
             self.written = 0;
             self.looked_at = now;
-            self.forgetting = forget(view, shared, log_bytes, now, &mut done)?;
+            forget(view, shared, log_bytes, now, &mut done)?;
         } else if let Some(index) = self.dropped.last().copied() {
             if empty(view, index, &mut done)? {
                 self.dropped.pop();
@@ -108,32 +103,30 @@ impl Chores {
     }
 }
 
-/// Forgets the oldest changes where retention allows. True if there may be more to forget.
-fn forget(view: &View, shared: &Shared, log_bytes: u64, now: i64, done: &mut Done) -> Result<bool, Unavailable> {
+/// Moves the floor over the oldest changes where retention allows. Their files go later, whole (`upkeep`): taking them
+/// out one by one would make fjall merge the log's beginning with its end, over and over.
+fn forget(view: &View, shared: &Shared, log_bytes: u64, now: i64, done: &mut Done) -> Result<(), Unavailable> {
     let published = &view.published;
     let options = &shared.options;
-    let changes = &view.files.keyspaces.changes;
     let oldest_age = i64::try_from(options.retention_age.as_millis()).unwrap_or(i64::MAX);
-    if published.floor + 1 >= published.position {
-        return Ok(false);
-    }
-    // The newest record stays whatever its age: it tells how far the store has come.
-    let range = keys::change(published.floor + 1)..keys::change(published.position);
-    for (forgotten, item) in published.disk.range(changes, range).enumerate() {
-        let (key, record) = item.into_inner().map_err(unavailable)?;
-        let header = log::header(&record)?;
+    let is_over = |position: Position| -> Result<bool, Unavailable> {
+        let Some(header) = log::header_at(view, position)? else { return Ok(true) };
         let is_old = now.saturating_sub(header.committed_at) > oldest_age;
-        if !is_old && log_bytes.saturating_sub(header.bytes_before) <= options.retention_bytes {
-            break;
-        }
-        if forgotten == FORGET {
-            return Ok(true);
-        }
-        done.floor = keys::number(&key).unwrap_or(done.floor);
-        done.batch.remove(changes, key);
-        done.batch.insert(&view.files.keyspaces.meta, catalog::FLOOR, done.floor.to_be_bytes());
+        Ok(is_old || log_bytes.saturating_sub(header.bytes_before) > options.retention_bytes)
+    };
+    // Age and bytes only fall towards the newest record, which stays whatever its age: it tells how far the store has
+    // come.
+    let (mut first_kept, mut newest) = (published.floor + 1, published.position);
+    if first_kept >= newest || !is_over(first_kept)? {
+        return Ok(());
     }
-    Ok(false)
+    while first_kept < newest {
+        let middle = first_kept + (newest - first_kept) / 2;
+        if is_over(middle)? { first_kept = middle + 1 } else { newest = middle }
+    }
+    done.floor = first_kept - 1;
+    done.batch.insert(&view.files.keyspaces.meta, catalog::FLOOR, done.floor.to_be_bytes());
+    Ok(())
 }
 
 /// Takes entries of a dropped index out. True when there are none left.

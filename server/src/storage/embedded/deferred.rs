@@ -9,38 +9,49 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Replaced files live this much longer: fjall has forgotten them by then, as it does with each memtable it writes out.
-const HOLD_FILES: Duration = Duration::from_secs(20);
+/// Replaced files live this much longer. By then fjall has forgotten them, as it does with each memtable it writes out.
+const HOLD_FILES: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
 pub(super) struct Deferred {
-    /// The memtable and the version that each keyspace used last time.
-    seen: Vec<(u64, u64)>,
+    /// What each keyspace used last time.
+    current: Vec<Current>,
     /// One per memtable: tells whether it is held only here. (fjall does not name the type.)
     memtables: Vec<Box<dyn Fn() -> bool + Send>>,
-    /// Versions name the files that a keyspace consists of.
-    versions: VecDeque<(Instant, Box<dyn Send>)>,
+    /// Versions that were replaced, and when.
+    replaced: VecDeque<(Instant, Version)>,
+}
+
+/// Names the files that a keyspace consists of, and keeps them. (fjall does not name the type.)
+type Version = Box<dyn Send>;
+
+struct Current {
+    memtable: u64,
+    version: u64,
+    held: Version,
 }
 
 impl Deferred {
     /// Takes hold of what these keyspaces (always the same) use now, and frees what nobody else uses any more.
     pub(super) fn renew(&mut self, keyspaces: &[&Keyspace]) {
-        self.seen.resize(keyspaces.len(), (u64::MAX, u64::MAX));
-        for (keyspace, (seen_memtable, seen_version)) in keyspaces.iter().zip(&mut self.seen) {
-            let memtable = keyspace.tree.active_memtable();
-            if *seen_memtable != memtable.id() {
-                *seen_memtable = memtable.id();
+        for (at, keyspace) in keyspaces.iter().enumerate() {
+            let (memtable, version) = (keyspace.tree.active_memtable(), keyspace.tree.current_version());
+            let known = self.current.get(at).map(|known| (known.memtable, known.version));
+            if known == Some((memtable.id(), version.id())) {
+                continue;
+            }
+            let now = Current { memtable: memtable.id(), version: version.id(), held: Box::new(version) };
+            if known.is_none_or(|(seen, _)| seen != now.memtable) {
                 self.memtables.push(Box::new(move || Arc::strong_count(&memtable) == 1));
             }
-            let version = keyspace.tree.current_version();
-            if *seen_version != version.id() {
-                *seen_version = version.id();
-                self.versions.push_back((Instant::now(), Box::new(version)));
+            match self.current.get_mut(at) {
+                Some(slot) => self.replaced.push_back((Instant::now(), std::mem::replace(slot, now).held)),
+                None => self.current.push(now),
             }
         }
-        self.memtables.retain(|is_held_only_here| !is_held_only_here());
-        while self.versions.front().is_some_and(|(since, _)| since.elapsed() > HOLD_FILES) {
-            self.versions.pop_front();
+        self.memtables.retain(|isheld_only_here| !isheld_only_here());
+        while self.replaced.front().is_some_and(|(since, _)| since.elapsed() > HOLD_FILES) {
+            self.replaced.pop_front();
         }
     }
 }

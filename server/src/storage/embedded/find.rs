@@ -18,6 +18,8 @@ use tidings_protocol::{Object, ObjectId, Predicate};
 
 /// A find that takes longer than this many steps leaves the async worker to others: about two milliseconds.
 const INLINE_STEPS: u64 = 1_000;
+/// A long read makes room for others after so many steps: some tens of milliseconds.
+const LONG_STEPS: u64 = 20_000;
 /// Rows that an index finds are fetched one by one, which costs several times what a row costs a scan. An index path
 /// that has looked at a quarter of the class, and at this many, gives up and lets a scan do the rest.
 const PATIENCE: u64 = 2_000;
@@ -132,9 +134,15 @@ impl<'a> Run<'a> {
             Outcome::Paused => {
                 metrics::counter!("tidings_store_long_reads_total").increment(1);
                 let files = self.view.files.clone();
-                // Never closed, so always granted.
-                let _turn = files.long_reads.acquire().await;
-                aside(|| self.advance(u64::MAX))?
+                loop {
+                    // Never closed, so always granted; in the order of asking.
+                    let _turn = files.long_reads.acquire().await;
+                    let until = self.steps + LONG_STEPS;
+                    match aside(|| self.advance(until))? {
+                        Outcome::Paused => {}
+                        outcome => break outcome,
+                    }
+                }
             }
             outcome => outcome,
         };

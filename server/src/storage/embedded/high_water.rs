@@ -70,11 +70,13 @@ impl HighWater {
 
     /// Writes the mark and waits until it is on disk.
     fn write(&mut self, position: Position) -> io::Result<()> {
-        self.turn += 1;
-        let mark = Mark { timeline: self.timeline.clone(), position, turn: self.turn };
-        self.file.seek(SeekFrom::Start(self.turn % 2 * SLOT as u64))?;
+        let turn = self.turn + 1;
+        let mark = Mark { timeline: self.timeline.clone(), position, turn };
+        self.file.seek(SeekFrom::Start(turn % 2 * SLOT as u64))?;
         self.file.write_all(&mark.encode())?;
         self.file.sync_data()?;
+        // Only now: what failed half-way is written again, and the other slot stays whole.
+        self.turn = turn;
         self.position = position;
         Ok(())
     }

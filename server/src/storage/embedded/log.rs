@@ -1,8 +1,12 @@
 //! Change records: what each commit did, with both images, kept for a while so that followers can read it again.
 
+use super::keys;
 use super::rows::Corrupt;
+use super::view::{View, unavailable};
 use crate::changes::{Change, Committed, ObjectChange, Position};
 use crate::schema::ClassSchema;
+use crate::storage::Unavailable;
+use fjall::Readable;
 use std::sync::Arc;
 use tidings_protocol::bson::{read_map, read_object, write_map, write_object};
 use tidings_protocol::{ClassName, Object, ObjectId};
@@ -48,6 +52,12 @@ pub(super) fn encode(change: &Change, header: Header) -> Vec<u8> {
         }
     }
     out
+}
+
+/// The header of the record at this position, if it is there.
+pub(super) fn header_at(view: &View, position: Position) -> Result<Option<Header>, Unavailable> {
+    let record = view.published.disk.get(&view.files.keyspaces.changes, keys::change(position)).map_err(unavailable)?;
+    Ok(record.map(|record| header(&record)).transpose()?)
 }
 
 pub(super) fn header(bytes: &[u8]) -> Result<Header, Corrupt> {

@@ -34,6 +34,11 @@ const FILE_BYTES: u64 = 16 << 20;
 #[cfg(target_os = "linux")]
 const WORKER_NICENESS: i32 = 10;
 
+/// How files are merged.
+pub(super) fn merging() -> Arc<Leveled> {
+    Arc::new(Leveled::default().with_table_target_size(FILE_BYTES))
+}
+
 /// Why a store was not opened. The text is for whoever runs the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpenError {
@@ -197,7 +202,7 @@ fn open_files(folder: &Path, options: &EmbeddedOptions) -> Result<(Database, Key
             let create = KeyspaceCreateOptions::default()
                 // When a memtable is full is for `upkeep` to say.
                 .max_memtable_size(u64::MAX)
-                .compaction_strategy(Arc::new(Leveled::default().with_table_target_size(FILE_BYTES)))
+                .compaction_strategy(merging())
                 .index_block_pinning_policy(PinningPolicy::all(true));
             shape(create)
         };

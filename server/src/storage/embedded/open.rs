@@ -24,15 +24,21 @@ use tokio::sync::Semaphore;
 /// What is written into a new store, and asked of one that is opened.
 const FORMAT: u8 = 1;
 
-/// The journal is what has to be read again after a crash. fjall takes no lower limit, and begins no new journal before.
-const JOURNAL_BYTES: u64 = 64 << 20;
+/// The journal is what has to be read again after a crash. fjall begins a new one after 64 MB, and deletes it once all
+/// that it holds was written out, for which `upkeep` cares; at this limit it would write out everything at once.
+const JOURNAL_BYTES: u64 = 256 << 20;
 
 /// Sorted files are written in pieces of this size; while one is synced, commits wait for the same disk.
 const FILE_BYTES: u64 = 16 << 20;
 
-/// fjall's worker gets what processor time the requests leave: a tenth of theirs where there is not enough for both.
-#[cfg(target_os = "linux")]
-const WORKER_NICENESS: i32 = 10;
+/// From here on this thread, and those that it starts, get what processor time the requests leave: a tenth of theirs
+/// where there is not enough for both.
+pub(super) fn give_way() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, 10) {
+        tracing::debug!(%error, "the store's background work runs at the same priority as everything else");
+    }
+}
 
 /// How files are merged.
 pub(super) fn merging() -> Arc<Leveled> {
@@ -177,17 +183,14 @@ fn lock(folder: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// Runs on a thread of its own, from which fjall's worker inherits its niceness.
+/// Runs on a thread of its own, from which fjall's worker inherits its priority.
 fn open_files(folder: &Path, options: &EmbeddedOptions) -> Result<(Database, Keyspaces), OpenError> {
     let failed = |error: fjall::Error| match error {
         fjall::Error::Locked => OpenError::InUse(folder.to_owned()),
         fjall::Error::Io(error) => OpenError::Io { path: folder.join("store"), why: error.to_string() },
         error => damaged(folder, &error.to_string()),
     };
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::setpriority_process(None, WORKER_NICENESS) {
-        tracing::debug!(%error, "the store's worker runs at the same priority as everything else");
-    }
+    give_way();
     let db = Database::builder(folder.join("store"))
         .max_journaling_size(JOURNAL_BYTES)
         .cache_size(options.block_cache_bytes)

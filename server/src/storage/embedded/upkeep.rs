@@ -4,7 +4,7 @@
 use super::Shared;
 use super::deferred::Deferred;
 use super::high_water::HighWater;
-use super::open::merging;
+use super::open::{give_way, merging};
 use super::{keys, log};
 use crate::changes::Position;
 use crate::storage::Unavailable;
@@ -36,8 +36,10 @@ pub(super) enum Upkeep {
 
 /// Runs until the store closes; the last mark is exact.
 pub(super) fn run(shared: &Shared, mut high_water: HighWater, requests: &Receiver<Upkeep>) {
+    give_way();
     let keyspaces = shared.files.keyspaces.all();
     let mut deferred = Deferred::default();
+    let mut memory = Memory::default();
     let mut forgotten = Forgotten::default();
     let mut helper: Option<JoinHandle<()>> = None;
     let mut next_mark = Instant::now() + MARK_EVERY;
@@ -45,7 +47,8 @@ pub(super) fn run(shared: &Shared, mut high_water: HighWater, requests: &Receive
         let request = requests.recv_timeout(next_mark.saturating_duration_since(Instant::now()));
         if matches!(request, Ok(Upkeep::LookAtMemory) | Err(RecvTimeoutError::Timeout)) {
             deferred.renew(&keyspaces);
-            keyspaces.iter().for_each(|keyspace| write_out(keyspace, shared.options.memtable_bytes));
+            memory.looks += u64::from(request.is_ok());
+            memory.write_out(&keyspaces, shared.options.memtable_bytes);
             if helper.as_ref().is_none_or(JoinHandle::is_finished) {
                 let crowded = keyspaces.iter().find(|keyspace| keyspace.tree.l0_run_count() >= MANY_RUNS);
                 helper = crowded.and_then(|keyspace| merge_beside((*keyspace).clone()));
@@ -112,16 +115,39 @@ impl Forgotten {
     }
 }
 
-/// Sends what a keyspace has gathered in memory to a file, if that is enough.
+/// After so many looks a keyspace is written out however little it holds: the journal of what it holds can go then.
+const OLD: u64 = 48;
+/// So many looks lie between two that are written out: each costs commits some milliseconds.
+const APART: u64 = 3;
+
+/// When what the keyspaces gathered in memory goes to files.
 ///
 /// Left to itself, fjall decides this in each commit and asks its worker through a queue of a thousand, of which the
-/// worker may find no place left for its own next request, and then both wait for ever.
-fn write_out(keyspace: &Keyspace, limit: u64) {
-    let size = keyspace.tree.active_memtable().size();
-    let is_due = size > limit && keyspace.tree.sealed_memtable_count() < MOST_WAITING;
-    if (is_due || size > MOST_LIMITS * limit)
-        && let Err(error) = keyspace.rotate_memtable()
-    {
-        tracing::warn!(%error, "memory could not be written out; the next start will take longer");
+/// worker may find no place left for its own next request, and then both wait for ever. And when its journal is full it
+/// writes out all keyspaces at once.
+#[derive(Default)]
+struct Memory {
+    /// Looks so far, each after another [`LOOK_AT_MEMORY`](super::writer) bytes.
+    looks: u64,
+    /// When each keyspace was written out.
+    written: [u64; 5],
+    last: u64,
+}
+
+impl Memory {
+    fn write_out(&mut self, keyspaces: &[&Keyspace; 5], limit: u64) {
+        for (keyspace, written) in keyspaces.iter().zip(&mut self.written) {
+            let size = keyspace.tree.active_memtable().size();
+            let is_due = size > limit || size > 0 && self.looks - *written >= OLD;
+            let is_good_moment =
+                self.looks - self.last >= APART && keyspace.tree.sealed_memtable_count() < MOST_WAITING;
+            if !(is_due && is_good_moment || size > MOST_LIMITS * limit) {
+                continue;
+            }
+            (*written, self.last) = (self.looks, self.looks);
+            if let Err(error) = keyspace.rotate_memtable() {
+                tracing::warn!(%error, "memory could not be written out; the next start will take longer");
+            }
+        }
     }
 }

@@ -48,7 +48,9 @@ pub(super) fn run(shared: &Shared, mut high_water: HighWater, requests: &Receive
         if matches!(request, Ok(Upkeep::LookAtMemory) | Err(RecvTimeoutError::Timeout)) {
             deferred.renew(&keyspaces);
             memory.looks += u64::from(request.is_ok());
-            memory.write_out(&keyspaces, shared.options.memtable_bytes);
+            // When nothing much is written, old journals need not wait for more.
+            let may_clear = request.is_err() && shared.db.journal_count() > 1;
+            memory.write_out(&keyspaces, shared.options.memtable_bytes, may_clear);
             if helper.as_ref().is_none_or(JoinHandle::is_finished) {
                 let crowded = keyspaces.iter().find(|keyspace| keyspace.tree.l0_run_count() >= MANY_RUNS);
                 helper = crowded.and_then(|keyspace| merge_beside((*keyspace).clone()));
@@ -135,12 +137,12 @@ struct Memory {
 }
 
 impl Memory {
-    fn write_out(&mut self, keyspaces: &[&Keyspace; 5], limit: u64) {
+    fn write_out(&mut self, keyspaces: &[&Keyspace; 5], limit: u64, may_clear: bool) {
         for (keyspace, written) in keyspaces.iter().zip(&mut self.written) {
             let size = keyspace.tree.active_memtable().size();
-            let is_due = size > limit || size > 0 && self.looks - *written >= OLD;
+            let is_due = size > limit || size > 0 && (may_clear || self.looks - *written >= OLD);
             let is_good_moment =
-                self.looks - self.last >= APART && keyspace.tree.sealed_memtable_count() < MOST_WAITING;
+                (may_clear || self.looks - self.last >= APART) && keyspace.tree.sealed_memtable_count() < MOST_WAITING;
             if !(is_due && is_good_moment || size > MOST_LIMITS * limit) {
                 continue;
             }

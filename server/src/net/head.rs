@@ -54,11 +54,16 @@ pub(super) fn handshake<B>(request: &http::Request<B>) -> Option<Result<http::Re
     *bare.method_mut() = request.method().clone();
     *bare.version_mut() = request.version();
     *bare.headers_mut() = request.headers().clone();
-    Some(create_response(&bare).map_err(|error| {
-        let mut refusal = http::Response::new(format!("Not a WebSocket handshake: {error}\n"));
+    Some(accept(&bare).map_err(|text| {
+        let mut refusal = http::Response::new(text);
         *refusal.status_mut() = http::StatusCode::BAD_REQUEST;
         refusal
     }))
+}
+
+/// The answer to a handshake, or what is wrong with it.
+fn accept(request: &http::Request<()>) -> Result<http::Response<()>, String> {
+    create_response(request).map_err(|error| format!("Not a WebSocket handshake: {error}\n"))
 }
 
 fn is_upgrade(request: &httparse::Request<'_, '_>) -> bool {
@@ -84,7 +89,7 @@ fn upgrade(request: &httparse::Request<'_, '_>, rest: &[u8]) -> Opening {
         built = built.header(header.name, header.value);
     }
     let Ok(request) = built.body(()) else { return refusal("400 Bad Request", "Malformed upgrade.\n") };
-    match create_response(&request) {
+    match accept(&request) {
         Ok(response) => {
             let mut answer = Vec::with_capacity(256);
             match write_response(&mut answer, &response) {
@@ -92,7 +97,7 @@ fn upgrade(request: &httparse::Request<'_, '_>, rest: &[u8]) -> Opening {
                 Err(_) => refusal("400 Bad Request", "Malformed upgrade.\n"),
             }
         }
-        Err(error) => refusal("400 Bad Request", &format!("Not a WebSocket handshake: {error}\n")),
+        Err(text) => refusal("400 Bad Request", &text),
     }
 }
 

@@ -147,17 +147,22 @@ impl Objects {
         }
     }
 
-    /// The class to read from, or `None` if it does not exist and that is no secret.
-    fn class_to_read(&self, auth: &Auth, class: &ClassName, operation: Operation) -> Result<Option<Arc<ClassSchema>>> {
+    /// A class whatever may be done with it, or `None` if it does not exist and that is no secret.
+    fn class(&self, auth: &Auth, class: &ClassName) -> Result<Option<Arc<ClassSchema>>> {
         refuse_unsupported(class)?;
         match self.0.storage.schemas().get(class) {
-            Some(schema) => {
-                schema.permissions.check(operation, &auth.principals)?;
-                Ok(Some(schema.clone()))
-            }
             None if self.hides_unknown_classes(auth) => Err(Failure::forbidden()),
-            None => Ok(None),
+            known => Ok(known.cloned()),
         }
+    }
+
+    /// The class to read from, or `None` if it does not exist and that is no secret.
+    fn class_to_read(&self, auth: &Auth, class: &ClassName, operation: Operation) -> Result<Option<Arc<ClassSchema>>> {
+        let known = self.class(auth, class)?;
+        if let Some(schema) = &known {
+            schema.permissions.check(operation, &auth.principals)?;
+        }
+        Ok(known)
     }
 
     /// The class to write to; a new one where the caller may make classes.

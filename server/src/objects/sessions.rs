@@ -50,13 +50,18 @@ impl Objects {
 
     /// Deletions of a user's sessions: of all, or of those of one installation.
     pub(super) async fn session_deletions(&self, user: &ObjectId, installation_id: Option<&str>) -> Result<Vec<Write>> {
-        let mut predicate = Predicate::equal("user", Value::pointer(ClassName::USER, user.clone()));
-        if let Some(installation_id) = installation_id {
-            predicate = predicate.and(Predicate::equal("installationId", installation_id));
-        }
-        let selection = Selection { predicate, ..Selection::all(ClassName::SESSION, Principals::MASTER) };
-        let sessions = self.0.storage.snapshot().await?.find(&selection).await?;
+        let here = match installation_id {
+            Some(installation_id) => Predicate::equal("installationId", installation_id),
+            None => Predicate::everything(),
+        };
+        let sessions = self.sessions_of(user, here).await?;
         Ok(sessions.iter().map(|session| deletion(&session.id)).collect())
+    }
+
+    async fn sessions_of(&self, user: &ObjectId, narrowed: Predicate) -> Result<Vec<Arc<Object>>> {
+        let predicate = Predicate::equal("user", Value::pointer(ClassName::USER, user.clone())).and(narrowed);
+        let selection = Selection { predicate, ..Selection::all(ClassName::SESSION, Principals::MASTER) };
+        Ok(self.0.storage.snapshot().await?.find(&selection).await?)
     }
 
     /// Ends the sessions that began until `at`, all but the one with this token: also those whose log-in committed while a
@@ -69,10 +74,7 @@ impl Objects {
     }
 
     async fn try_end_sessions_until(&self, user: &ObjectId, at: Date, kept: Option<&str>) -> Result<()> {
-        let predicate = Predicate::equal("user", Value::pointer(ClassName::USER, user.clone()))
-            .and(Predicate::field("createdAt", Constraint::Lte(Value::Date(at))));
-        let selection = Selection { predicate, ..Selection::all(ClassName::SESSION, Principals::MASTER) };
-        let sessions = self.0.storage.snapshot().await?.find(&selection).await?;
+        let sessions = self.sessions_of(user, Predicate::field("createdAt", Constraint::Lte(Value::Date(at)))).await?;
         let is_kept = |session: &Object| session.fields.get(TOKEN_FIELD).and_then(Value::as_str) == kept;
         let ended: Vec<_> = sessions.iter().filter(|session| !is_kept(session)).map(|one| deletion(&one.id)).collect();
         if !ended.is_empty() {

@@ -107,6 +107,7 @@ impl Objects {
             class if *class == ClassName::SESSION => sessions::check_update(auth, &update).map(|()| None)?,
             _ => None,
         };
+        let changes_password = changes.as_ref().is_some_and(users::AccountChanges::has_password);
         let computed = computed_paths(&update);
 
         // Checked here so that no hook runs for a write that cannot be, and again in the commit.
@@ -134,13 +135,11 @@ impl Objects {
         };
         let mut beside = Vec::new();
         let mut session_token = None;
-        let mut changes_password = false;
         if let Some(changes) = changes {
             let prepared = users::prepare_changes(self, auth, changes, &original, &mut update).await?;
             guard.unique = prepared.unique;
             beside = prepared.sessions;
             session_token = prepared.session_token;
-            changes_password = prepared.changes_password;
         }
         if *class == ClassName::SESSION {
             guard.writer = None;

@@ -124,7 +124,6 @@ pub(super) struct PreparedChanges {
     /// The user's sessions to end, and the one that begins instead.
     pub sessions: Vec<Write>,
     pub session_token: Option<CompactString>,
-    pub changes_password: bool,
 }
 
 impl AccountChanges {
@@ -144,6 +143,10 @@ impl AccountChanges {
             Some(auth_data) => Some(anonymous_id(&set_value(auth_data))?),
         };
         Ok(Self { password, anonymous_id })
+    }
+
+    pub(super) fn has_password(&self) -> bool {
+        self.password.is_some()
     }
 }
 
@@ -181,11 +184,10 @@ pub(super) async fn prepare_changes(
             update.operations.push((ANONYMOUS_FIELD.into(), Operation::Set(id)));
         }
     }
-    let mut prepared = PreparedChanges { unique, sessions: Vec::new(), session_token: None, changes_password: false };
+    let mut prepared = PreparedChanges { unique, sessions: Vec::new(), session_token: None };
     if let Some(password) = changes.password {
         let hash = objects.0.passwords.hash(password).await?;
         update.operations.push((PASSWORD_FIELD.into(), Operation::Set(Value::String(hash))));
-        prepared.changes_password = true;
         prepared.sessions = objects.session_deletions(&original.id, None).await?;
         // Only the user who changed the own password goes on without a new log-in.
         if auth.user_id() == Some(&original.id) {

@@ -49,7 +49,7 @@ impl Deferred {
                 None => self.current.push(now),
             }
         }
-        self.memtables.retain(|isheld_only_here| !isheld_only_here());
+        self.memtables.retain(|is_held_only_here| !is_held_only_here());
         while self.replaced.front().is_some_and(|(since, _)| since.elapsed() > HOLD_FILES) {
             self.replaced.pop_front();
         }

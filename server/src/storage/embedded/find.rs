@@ -133,10 +133,10 @@ impl<'a> Run<'a> {
         let outcome = match self.advance(INLINE_STEPS)? {
             Outcome::Paused => {
                 metrics::counter!("tidings_store_long_reads_total").increment(1);
-                let files = self.view.files.clone();
+                let view = self.view;
                 loop {
                     // Never closed, so always granted; in the order of asking.
-                    let _turn = files.long_reads.acquire().await;
+                    let _turn = view.files.long_reads.acquire().await;
                     let until = self.steps + LONG_STEPS;
                     match aside(|| self.advance(until))? {
                         Outcome::Paused => {}

@@ -5,19 +5,22 @@
 //! published state; `planner` finds the way to what a selection asks for, `find` goes it, `scan` reads along it,
 //! and `cache` keeps decoded objects. **On disk.** `keys` has the layout, `rows` and `log` the values,
 //! `catalog` the classes and `indexes` their indexes; `chores` builds and cleans up in the background.
-//! `open` refuses a store that lost what `high_water` says it had; `upkeep` keeps
-//! that mark.
+//! `open` refuses a store that lost what `high_water` says it had; `upkeep` keeps that mark, and decides what goes
+//! to files and which files go (`memory`, `merging`, `forgotten`, `deferred`).
 
 mod cache;
 mod catalog;
 mod chores;
 mod deferred;
 mod find;
+mod forgotten;
 mod group;
 mod high_water;
 mod indexes;
 mod keys;
 mod log;
+mod memory;
+mod merging;
 mod open;
 mod planner;
 mod retained;

@@ -5,11 +5,10 @@ use super::cache::Cache;
 use super::catalog::{self, Catalog, ClassState, Numbers};
 use super::high_water::HighWater;
 use super::keys::{self, ClassId, IndexId};
-use super::log;
 use super::rows::Corrupt;
 use super::view::{Files, Keyspaces, Published};
+use super::{log, merging};
 use compact_str::CompactString;
-use fjall::compaction::Leveled;
 use fjall::config::{BlockSizePolicy, FilterPolicy, PinningPolicy};
 use fjall::{Database, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable, Slice};
 use rand::Rng;
@@ -28,9 +27,6 @@ const FORMAT: u8 = 1;
 /// that it holds was written out, for which `upkeep` cares; at this limit it would write out everything at once.
 const JOURNAL_BYTES: u64 = 256 << 20;
 
-/// Sorted files are written in pieces of this size; while one is synced, commits wait for the same disk.
-const FILE_BYTES: u64 = 16 << 20;
-
 /// From here on this thread, and those that it starts, get what processor time the requests leave: a tenth of theirs
 /// where there is not enough for both.
 pub(super) fn give_way() {
@@ -38,11 +34,6 @@ pub(super) fn give_way() {
     if let Err(error) = rustix::process::setpriority_process(None, 10) {
         tracing::debug!(%error, "the store's background work runs at the same priority as everything else");
     }
-}
-
-/// How files are merged.
-pub(super) fn merging() -> Arc<Leveled> {
-    Arc::new(Leveled::default().with_table_target_size(FILE_BYTES))
 }
 
 /// Why a store was not opened. The text is for whoever runs the server.
@@ -205,7 +196,7 @@ fn open_files(folder: &Path, options: &EmbeddedOptions) -> Result<(Database, Key
             let create = KeyspaceCreateOptions::default()
                 // When a memtable is full is for `upkeep` to say.
                 .max_memtable_size(u64::MAX)
-                .compaction_strategy(merging())
+                .compaction_strategy(merging::strategy())
                 .index_block_pinning_policy(PinningPolicy::all(true));
             shape(create)
         };

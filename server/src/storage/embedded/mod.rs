@@ -26,11 +26,13 @@ mod planner;
 mod retained;
 mod rows;
 mod scan;
+mod shrinking;
 #[cfg(test)]
 mod tests;
 mod upkeep;
 mod view;
 mod writer;
+mod yielding;
 
 pub use open::OpenError;
 
@@ -175,13 +177,16 @@ impl Embedded {
             upkeep: ends_upkeep.clone(),
         };
         let for_upkeep = shared.clone();
+        let shrinking = shrinking::Shrinking::new(folder.join("store"));
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work);
             thread.map_err(|error| OpenError::Io { path: folder.to_owned(), why: error.to_string() })
         };
         let writer = spawn("tidings-store", Box::new(move || writer.run()))?;
-        let upkeep =
-            spawn("tidings-upkeep", Box::new(move || upkeep::run(&for_upkeep, opened.high_water, &looked_after)))?;
+        let upkeep = spawn(
+            "tidings-upkeep",
+            Box::new(move || upkeep::run(&for_upkeep, opened.high_water, shrinking, &looked_after)),
+        )?;
         let threads = Threads { writer, upkeep, ends_upkeep };
         Ok(Arc::new(Self { shared, threads: Mutex::new(Some(threads)), requests }))
     }

@@ -7,6 +7,7 @@ use super::high_water::HighWater;
 use super::keys::{self, ClassId, IndexId};
 use super::rows::Corrupt;
 use super::view::{Files, Keyspaces, Published};
+use super::yielding::{Folder, Yielding};
 use super::{log, merging};
 use compact_str::CompactString;
 use fjall::config::{BlockSizePolicy, FilterPolicy, PinningPolicy};
@@ -26,15 +27,6 @@ const FORMAT: u8 = 1;
 /// The journal is what has to be read again after a crash. fjall begins a new one after 64 MB, and deletes it once all
 /// that it holds was written out, for which `upkeep` cares; at this limit it would write out everything at once.
 const JOURNAL_BYTES: u64 = 256 << 20;
-
-/// From here on this thread, and those that it starts, get what processor time the requests leave: a tenth of theirs
-/// where there is not enough for both.
-pub(super) fn give_way() {
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::setpriority_process(None, 10) {
-        tracing::debug!(%error, "the store's background work runs at the same priority as everything else");
-    }
-}
 
 /// Why a store was not opened. The text is for whoever runs the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,15 +166,19 @@ fn lock(folder: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// Runs on a thread of its own, from which fjall's worker inherits its priority.
 fn open_files(folder: &Path, options: &EmbeddedOptions) -> Result<(Database, Keyspaces), OpenError> {
     let failed = |error: fjall::Error| match error {
         fjall::Error::Locked => OpenError::InUse(folder.to_owned()),
         fjall::Error::Io(error) => OpenError::Io { path: folder.join("store"), why: error.to_string() },
         error => damaged(folder, &error.to_string()),
     };
-    give_way();
+    let folders = ["meta", "rows", "ids", "indexes", "changes"].map(|name| (name, Folder::default()));
+    let folder_of = |folders: &[(&str, Folder)], name: &str| {
+        folders.iter().find(|(known, _)| *known == name).map(|(_, folder)| folder.clone())
+    };
+    let known = folders.clone();
     let db = Database::builder(folder.join("store"))
+        .with_compaction_filter_factories(Arc::new(move |name| Some(Arc::new(Yielding(folder_of(&known, name)?)))))
         .max_journaling_size(JOURNAL_BYTES)
         .cache_size(options.block_cache_bytes)
         // Of several, all but one would spin as long as one of them merges files.
@@ -200,7 +196,10 @@ fn open_files(folder: &Path, options: &EmbeddedOptions) -> Result<(Database, Key
                 .index_block_pinning_policy(PinningPolicy::all(true));
             shape(create)
         };
-        db.keyspace(name, create).map_err(failed)
+        let keyspace = db.keyspace(name, create).map_err(failed)?;
+        // Set once, as each name is opened once.
+        let _ = folder_of(&folders, name).map(|folder| folder.set(keyspace.path().join("tables")));
+        Ok(keyspace)
     };
     let keyspaces = Keyspaces {
         meta: keyspace("meta", |create| create)?,

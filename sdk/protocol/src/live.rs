@@ -1,7 +1,7 @@
 //! The frames of the LiveQuery socket, in both directions.
 
 use crate::error::{Code, Error, Result};
-use crate::names::ClassName;
+use crate::names::{ClassName, invalid_field_name, is_field_path};
 use crate::query::Predicate;
 use crate::value::{Map, Value, write_json_string};
 use compact_str::CompactString;
@@ -157,7 +157,14 @@ fn read_subscribe(query: &Map, session_token: Option<CompactString>, request_id:
             None => names("fields")?,
             keys => keys,
         },
-        watch: names("watch")?,
+        watch: match names("watch")? {
+            // What a watch notices, its client learns.
+            Some(paths) => match paths.iter().find(|path| !is_field_path(path)) {
+                Some(path) => return Err(invalid(invalid_field_name(path))),
+                None => Some(paths),
+            },
+            None => None,
+        },
         session_token,
     })
 }

@@ -15,6 +15,9 @@ pub fn run() -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(&error),
     };
+    for variable in sources.unknown_variables() {
+        warn(&format!("there is no setting {variable}; `tidings serve --help` lists them"));
+    }
     match name {
         "check" => {
             println(&format!("The configuration is good: {:?} on {}.", config.mode, config.address));
@@ -69,9 +72,13 @@ fn sources(arguments: &ArgMatches) -> Sources {
 }
 
 fn fail(error: &dyn std::fmt::Display) -> ExitCode {
-    use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "tidings: {error}");
+    warn(error);
     ExitCode::FAILURE
+}
+
+fn warn(what: &dyn std::fmt::Display) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "tidings: {what}");
 }
 
 fn println(line: &str) {

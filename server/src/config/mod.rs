@@ -10,7 +10,7 @@ mod sources;
 
 pub use keys_file::{KeysFile, Origin};
 pub use settings::{LATER, SETTINGS, Setting};
-pub use sources::{Sources, Values};
+pub use sources::{LOG_FILTER, Sources, Values};
 
 use regex::RegexSet;
 use std::fmt;

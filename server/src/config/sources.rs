@@ -2,7 +2,7 @@
 
 use super::settings::{LATER, SETTINGS, Setting};
 use super::{ByteSize, ConfigError};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
     pub flags: Vec<(String, String)>,
-    /// Pairs of variable and value; those that are no setting are ignored.
+    /// Pairs of variable and value; see [`unknown_variables`](Self::unknown_variables).
     pub environment: Vec<(String, String)>,
     /// `--config FILE`. Without it `./tidings.toml` is read if it exists.
     pub file: Option<PathBuf>,
@@ -27,6 +27,9 @@ struct Value {
     /// As messages name it: `--port`, `TIDINGS_PORT`, `tidings.toml`.
     said_in: String,
 }
+
+/// The variable that filters logs; it is read where logging starts.
+pub const LOG_FILTER: &str = "TIDINGS_LOG";
 
 const DEFAULT_FILE: &str = "tidings.toml";
 
@@ -53,6 +56,14 @@ impl Sources {
             values.say(name, text.clone(), format!("--{name}"))?;
         }
         Ok(values)
+    }
+
+    /// Variables that look like settings and are none: spelling mistakes, or meant for scripts around the server.
+    pub fn unknown_variables(&self) -> impl Iterator<Item = &str> {
+        let known: HashSet<String> =
+            SETTINGS.iter().map(|setting| setting.name).chain(LATER.iter().copied()).map(variable).collect();
+        let names = self.environment.iter().map(|(name, _)| name.as_str());
+        names.filter(move |name| name.starts_with("TIDINGS_") && *name != LOG_FILTER && !known.contains(*name))
     }
 
     fn said_in_file(&self) -> Result<Vec<(String, String, String)>, ConfigError> {
@@ -210,6 +221,7 @@ mod tests {
         assert_eq!(values.text("live-query.max-lag"), "9");
         assert_eq!(values.text("mount"), "/parse");
         assert!(values.wrong("host", "no").0.contains("TIDINGS_HOST"));
+        assert_eq!(sources.unknown_variables().collect::<Vec<_>>(), ["TIDINGS_BIN"]);
     }
 
     #[test]

@@ -73,10 +73,15 @@ impl Request {
         if method == Method::HEAD {
             method = Method::GET;
         }
-        if matches!(raw.method, Method::GET | Method::HEAD) {
-            for (name, value) in query_pairs(raw.query) {
-                body.insert(name, Value::String(value));
+        match raw.method {
+            Method::GET | Method::HEAD => {
+                query_pairs(raw.query).for_each(|(name, value)| drop(body.insert(name, Value::String(value))));
             }
+            // A GET by its `_method` may have both; Parse lets the query string win.
+            _ if method == Method::GET => {
+                query_pairs(raw.query).for_each(|(name, value)| drop(body.insert(name, json_or_text(value))));
+            }
+            _ => {}
         }
         let header = |name: &str| raw.headers.get(name).and_then(|value| value.to_str().ok()).map(CompactString::from);
         let context = match body.remove("_context") {
@@ -245,6 +250,8 @@ mod tests {
                 && public_headers(&sent).contains("x-parse-application-id")
         );
         assert_eq!(request.query_parameters().to_json(), r#"{"where":{"a":1},"limit":5,"order":"-a"}"#);
+        let mixed = decode(Method::POST, "limit=5", &[], r#"{"_method":"GET","order":"-a"}"#).unwrap();
+        assert_eq!(mixed.body.to_json(), r#"{"order":"-a","limit":5}"#);
         let basic = [("authorization", "Basic YXBwOmphdmFzY3JpcHQta2V5PWpz")];
         let request = decode(Method::GET, "", &basic, "").unwrap();
         assert_eq!(request.credentials.javascript_key.as_deref(), Some("js"));

@@ -317,10 +317,7 @@ impl Task {
                 self.client = Some(Client { connection, guest, is_slow: false });
                 self.beat = Box::pin(sleep(self.settings.ping));
             }
-            Asked::Connect(Err(error), _) => {
-                self.refuse(&FrameError::new(error, None));
-                self.close(REFUSED);
-            }
+            Asked::Connect(Err(error), _) => self.refuse(&FrameError { error, request_id: None, reconnect: true }),
             Asked::Subscribe { request_id, is_update, outcome } => match (outcome, &self.client) {
                 (Ok(new), Some(client)) => client.connection.subscribe(request_id, new, is_update),
                 (Err(error), _) => self.refuse(&FrameError::new(error, Some(request_id))),

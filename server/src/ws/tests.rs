@@ -298,7 +298,7 @@ async fn bad_input_is_answered_and_hurts_nobody() {
 
     let mut stranger = server.open().await;
     stranger.send(r#"{"op":"connect","applicationId":"other"}"#).await;
-    assert!(stranger.text().await.contains(r#""code":4,"reconnect":false"#));
+    assert!(stranger.text().await.contains(r#""code":4,"reconnect":true"#));
     assert_eq!(stranger.close_code().await, 1008);
 
     let mut binary = server.connect().await;

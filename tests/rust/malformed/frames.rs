@@ -181,6 +181,8 @@ async fn queries_that_cannot_be() {
         filter(json!({"s": {"$text": {"$search": {"$term": "x"}}}}), 102),
         filter(json!({"d": {"$lt": {"$relativeTime": "now"}}}), 102),
         filter(json!({"$relatedTo": {"object": pointer("A", "x"), "key": "k"}}), 102),
+        refused(json!({"className": "Note", "where": {}, "watch": ["_hashed_password"]}), 105),
+        refused(json!({"className": "Note", "where": {}, "watch": ["$n", "n"]}), 105),
         refused(json!({"className": "1a", "where": {}}), 103),
         refused(json!({"className": "_Nope", "where": {}}), 103),
         refused(json!({"className": "", "where": {}}), 103),

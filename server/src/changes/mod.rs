@@ -51,6 +51,12 @@ pub enum Change {
         class: ClassName,
         schema: Option<Arc<ClassSchema>>,
     },
+    /// Something changed in a class, and the store cannot tell what: whoever follows it has to look again.
+    Unseen {
+        class: ClassName,
+        /// The object that is gone, where at least that is known.
+        gone: Option<ObjectId>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -79,7 +85,7 @@ impl Committed {
                     change.before.as_ref().map_or(0, |object| object.weight())
                         + change.after.as_ref().map_or(0, |object| object.weight())
                 }
-                Change::Schema { .. } => 256,
+                Change::Schema { .. } | Change::Unseen { .. } => 256,
             }
     }
 }

@@ -100,6 +100,20 @@ impl ChangeTail {
         }
     }
 
+    /// Changes up to `position` have happened that this tail will never have: its follower is behind, and the log will
+    /// tell it what is gone.
+    pub fn lose_until(&self, position: Position) {
+        let mut recent = self.lock();
+        recent.changes.clear();
+        recent.bytes = 0;
+        recent.floor = position;
+        self.published.store(position, Ordering::Release);
+        drop(recent);
+        if let Some(wake) = self.wake.get() {
+            wake();
+        }
+    }
+
     /// Position of the newest change.
     pub fn position(&self) -> Position {
         self.published.load(Ordering::Acquire)
@@ -187,6 +201,9 @@ mod tests {
         tail.push([change(20), change(20)]);
         assert_eq!(positions(tail.read_after(13, 1)), [14]);
         assert_eq!(positions(tail.read_after(14, 1)), [20, 20]);
+        tail.lose_until(30);
+        assert!(matches!(tail.read_after(20, 9), Read::Behind));
+        assert!(positions(tail.read_after(30, 9)).is_empty());
     }
 
     #[test]

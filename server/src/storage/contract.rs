@@ -65,6 +65,7 @@ macro_rules! storage_contract {
             objects_have_a_largest_depth
             ids_of_any_text_work
             the_newest_messages_of_a_conversation_are_read_as_a_page
+            filters_mean_what_the_matcher_says
             every_path_finds_the_same
             everything_is_there_after_reopening
         }
@@ -165,12 +166,12 @@ impl Write {
         self
     }
 
-    fn expecting(mut self, filter: &str) -> Self {
+    pub fn expecting(mut self, filter: &str) -> Self {
         self.guard.expect = Some(predicate(filter));
         self
     }
 
-    fn unique(mut self, field: &str, value: &str) -> Self {
+    pub fn unique(mut self, field: &str, value: &str) -> Self {
         self.guard.unique.push(Unique { field: field.into(), value: Value::from(value) });
         self
     }
@@ -1044,6 +1045,162 @@ pub async fn the_newest_messages_of_a_conversation_are_read_as_a_page(stores: &d
         assert_eq!(explanation.index, ["conversation", "createdAt"]);
         assert!(explanation.ordered_by_index && explanation.examined <= 5, "{explanation:?}");
         assert_eq!(explanation.returned, 3);
+    }
+}
+
+/// Values of every type in every place, and filters that stores like to take for something else.
+pub async fn filters_mean_what_the_matcher_says(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Meaning");
+    let short = |text: &str| {
+        text.replace("P1", r#"{"__type":"Pointer","className":"T","objectId":"t1"}"#)
+            .replace("P2", r#"{"__type":"Pointer","className":"T","objectId":"t2"}"#)
+            .replace("Q1", r#"{"__type":"Pointer","className":"U","objectId":"t1"}"#)
+            .replace("D1", r#"{"__type":"Date","iso":"2020-01-01T00:00:00.000Z"}"#)
+            .replace("D2", r#"{"__type":"Date","iso":"2021-01-01T00:00:00.000Z"}"#)
+            .replace("B1", r#"{"__type":"Bytes","base64":"AQI="}"#)
+            .replace("G1", r#"{"__type":"GeoPoint","latitude":1,"longitude":2}"#)
+            .replace("G2", r#"{"__type":"GeoPoint","latitude":2,"longitude":-1}"#)
+            .replace("F1", r#"{"__type":"File","name":"f1.png"}"#)
+            .replace("A1", r#"{"__type":"Polygon","coordinates":[[0,0],[0,2],[2,0],[0,0]]}"#)
+    };
+    let rows = [
+        r#"{"n":1,"s":"abc","arr":[1,2],"p":P1,"d":D1,"o":{"a":1,"l":[{"x":1},{"x":2}]},"pa":[P1],"f":F1,"g":G1,"b":B1,"area":A1,"t":true}"#,
+        r#"{"n":5,"s":"ABC","arr":[2,3],"p":P2,"d":D2,"o":{"a":2,"p":P1},"pa":[P1,P2],"g":G2,"t":false}"#,
+        r#"{"n":null,"s":null,"arr":null,"p":null,"d":null,"o":null,"pa":null,"f":null,"g":null,"b":null,"t":null}"#,
+        "{}",
+        r#"{"arr":[],"s":"","o":{},"pa":["t1",Q1]}"#,
+        r#"{"arr":[null,1],"s":"a.b\nc","o":{"a":null,"l":[1,2]},"pa":[G1,F1,{"k":P1}]}"#,
+        r#"{"arr":[[1,2]],"s":"Ärger","o":{"a":[1,{"b":2}],"p":{"x":1},"0":7},"pa":[[P1]]}"#,
+        r#"{"arr":["x",{"a":1},D1],"s":"abcd$","o":{"l":[],"g":G1,"a":{"b":{"c":3}}},"n":-0.5}"#,
+        r#"{"arr":[true,B1,1.5],"s":"x y#z","o":{"a":D1,"l":[[{"x":1}]],"s":"t1"},"n":1e12}"#,
+    ];
+    let mut objects = Vec::new();
+    for (at, row) in rows.iter().enumerate() {
+        let write = create_at(&class, &format!("r{at}"), at as i64, &short(row));
+        objects.push(done(&*store, write).await.after.unwrap());
+    }
+    let operands = [
+        "null",
+        "1",
+        "2",
+        "5",
+        "-0.5",
+        r#""abc""#,
+        r#""t1""#,
+        r#""""#,
+        "true",
+        "P1",
+        "Q1",
+        "D1",
+        "B1",
+        "G1",
+        "F1",
+        "A1",
+        "[1,2]",
+        "[]",
+        r#"{"a":1}"#,
+        r#"{"x":1}"#,
+        "[P1]",
+    ];
+    let paths = [
+        "n",
+        "s",
+        "arr",
+        "p",
+        "d",
+        "o",
+        "pa",
+        "f",
+        "g",
+        "b",
+        "area",
+        "t",
+        "zzz",
+        "o.a",
+        "o.l",
+        "o.l.x",
+        "o.p",
+        "o.p.objectId",
+        "o.0",
+        "o.a.b",
+        "o.a.b.c",
+        "arr.0",
+        "arr.1",
+        "arr.a",
+        "pa.0",
+        "pa.objectId",
+        "p.objectId",
+        "s.x",
+        "objectId",
+        "createdAt",
+    ];
+    let mut filters = Vec::new();
+    for path in paths {
+        for operand in operands {
+            for operator in ["$eq", "$ne", "$lt", "$lte", "$gt", "$gte"] {
+                filters.push(format!(r#"{{"{path}":{{"{operator}":{operand}}}}}"#));
+            }
+            for operator in ["$in", "$nin", "$all"] {
+                filters.push(format!(r#"{{"{path}":{{"{operator}":[{operand}]}}}}"#));
+                filters.push(format!(r#"{{"{path}":{{"{operator}":[{operand},2,null]}}}}"#));
+            }
+        }
+        for constraint in [
+            r#"{"$in":[]}"#,
+            r#"{"$nin":[]}"#,
+            r#"{"$all":[]}"#,
+            r#"{"$exists":true}"#,
+            r#"{"$exists":false}"#,
+            r#"{"$in":["t1",P2]}"#,
+            r#"{"$nin":["t1","t2"]}"#,
+            r#"{"$in":[[[1,2]]]}"#,
+            r#"{"$gt":0,"$lt":2}"#,
+            r#"{"$regex":"^a"}"#,
+            r#"{"$regex":"bc$"}"#,
+            r#"{"$regex":"^\\Qa.b\\E"}"#,
+            r#"{"$regex":"a.b"}"#,
+            r#"{"$regex":"ABC","$options":"i"}"#,
+            r#"{"$regex":"ärger","$options":"i"}"#,
+            r#"{"$regex":"^c$","$options":"m"}"#,
+            r#"{"$regex":"X Y # Z","$options":"ix"}"#,
+            r#"{"$regex":"\\d"}"#,
+            r#"{"$regex":"d\\$"}"#,
+            r#"{"$regex":"(?=a)"}"#,
+            r#"{"$regex":"png"}"#,
+            r#"{"$all":[{"$regex":"^a"},{"$regex":"c"}]}"#,
+        ] {
+            filters.push(format!(r#"{{"{path}":{constraint}}}"#));
+        }
+    }
+    let mut rng = StdRng::seed_from_u64(7);
+    for _ in 0..300 {
+        let [one, other, third] = std::array::from_fn(|_| filters.choose(&mut rng).unwrap());
+        filters.push(format!(
+            r#"{{"${}":[{one},{{"$nor":[{other},{third}]}}]}}"#,
+            ["and", "or", "nor"].choose(&mut rng).unwrap()
+        ));
+    }
+    let snapshot = store.snapshot().await.unwrap();
+    for filter in filters {
+        let Ok(predicate) = Predicate::from_map(&fields(&short(&filter))) else { continue };
+        let selection = Selection { predicate, ..select(&class, "{}", "") };
+        let (expected, count) = expected(&objects, &selection);
+        let found = snapshot.find(&selection).await.unwrap();
+        assert_eq!(ids(&found), ids(&expected), "{filter}");
+        assert_eq!(found, expected, "{filter}");
+        assert_eq!(snapshot.count(&selection).await.unwrap(), count, "{filter}");
+    }
+    // Stores may see otherwise what a path finds inside arrays and pointers.
+    for path in paths.into_iter().filter(|path| !path.contains('.') || *path == "o.a") {
+        for order in [path.to_owned(), format!("-{path}"), format!("{path},-n"), format!("o.a,-{path}")] {
+            let selection = select(&class, "{}", &order);
+            assert_eq!(
+                ids(&snapshot.find(&selection).await.unwrap()),
+                ids(&expected(&objects, &selection).0),
+                "{order}"
+            );
+        }
     }
 }
 

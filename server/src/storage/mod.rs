@@ -1,6 +1,6 @@
 //! Objects on disk, behind one trait that speaks Parse: objects, operations and predicates, never a database's dialect.
 //!
-//! [`embedded`] is the store of one machine. Callers may rely on this contract, which `contract` checks against every
+//! [`embedded`] is the store of one machine, [`mongo`] the one of many. Callers may rely on this contract, which `contract` checks against every
 //! store:
 //!
 //! - **Operations, not images, are committed.** They apply to the row as it is at that moment, in commit order, and the
@@ -22,6 +22,7 @@ mod access;
 pub mod contract;
 pub mod embedded;
 mod limits;
+pub mod mongo;
 
 pub use access::{Explanation, Selection};
 
@@ -41,7 +42,7 @@ pub type Answer<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
 /// A store of objects. Shared by every request; cheap to call.
 #[async_trait]
 pub trait Storage: Send + Sync + 'static {
-    /// The newest published state.
+    /// The newest published state, as of now or of the first question to it.
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, Unavailable>;
 
     /// Commits all writes as one, or none; each sees the earlier ones. Commits that write one object, or bring columns
@@ -49,7 +50,7 @@ pub trait Storage: Send + Sync + 'static {
     /// this returns, and dropping the answer does not stop it.
     fn commit(&self, writes: Vec<Write>) -> Answer<Result<Vec<Written>, WriteError>>;
 
-    /// Creates, changes or deletes a class, in order with all commits.
+    /// Creates, changes or deletes a class, in order with all commits that bring columns to it.
     fn edit_schema(&self, edit: SchemaEdit) -> Answer<Result<Option<Arc<ClassSchema>>, WriteError>>;
 
     /// Whether an object is small enough: for who wants to know before the commit, which checks it again.

@@ -73,7 +73,7 @@ async fn each_node_hears_the_others_writes() {
     assert!(get(&*other, &class, "a").await.is_some(), "what one was answered, the other reads");
     done(&*one, update(&class, "a", r#"{"n":2,"s":"x"}"#)).await;
     let cursor = done(&*one, delete(&class, "a")).await.cursor;
-    let changes = heard(&*other, &class, after, 5).await;
+    let changes = heard(&other, &class, after, 5).await;
     assert_eq!(
         changes.iter().map(told).collect::<Vec<_>>(),
         ["class 1", r#"a - {"n":1}"#, "class 2", r#"a {"n":1} {"n":2,"s":"x"}"#, r#"a {"n":2,"s":"x"} -"#]

@@ -23,6 +23,10 @@ impl Stores for Folder {
         let store: Arc<dyn Storage> = open(self.0.path());
         Box::pin(std::future::ready(store))
     }
+
+    fn have_one_queue(&self) -> bool {
+        true
+    }
 }
 
 fn folder() -> Folder {

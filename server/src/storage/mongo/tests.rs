@@ -22,6 +22,10 @@ impl Stores for Database {
             store
         })
     }
+
+    fn have_one_queue(&self) -> bool {
+        false
+    }
 }
 
 storage_contract!(match testing::url().await {

@@ -19,7 +19,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("port", "1337", "Port to listen on; 0 picks a free one and prints it"),
     setting("mount", "/parse", "Path of the API"),
     setting("data-dir", "./data", "Folder of the embedded store and of the generated keys"),
-    setting("database-url", "", "mongodb://… of a replica set to keep objects in, instead of the embedded store"),
+    setting("database-url", "", "mongodb://… to keep objects in, best a replica set, instead of the embedded store"),
     setting("app-id", "", "Application id [default: made on the first start]"),
     setting("master-key", "", "Key that may do everything [default: made on the first start]"),
     setting("javascript-key", "", "If any client key is set, clients must present one"),

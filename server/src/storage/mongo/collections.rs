@@ -19,13 +19,18 @@ pub(super) fn ignoring_case() -> Document {
     doc! { "locale": "en", "strength": 2 }
 }
 
-#[derive(Default)]
 pub(super) struct Collections {
+    /// Whether changes carry images: where there are no changes to hear, nothing keeps them.
+    have_images: bool,
     /// What is known to be there: collections, and indexes as `Class/field`.
     ready: Mutex<HashSet<CompactString>>,
 }
 
 impl Collections {
+    pub(super) fn new(have_images: bool) -> Self {
+        Self { have_images, ready: Mutex::default() }
+    }
+
     fn is_ready(&self, name: &str) -> bool {
         self.lock().contains(name)
     }
@@ -49,7 +54,7 @@ impl Collections {
         if self.is_ready(class) {
             return Ok(());
         }
-        create(db, class).await?;
+        self.create(db, class).await?;
         let mut indexes = vec![index("_created_at_1", doc! { "_created_at": 1 })];
         indexes.extend(columns.iter().filter_map(|(name, field_type)| pointer_index(name, field_type)));
         if *class == ClassName::USER {
@@ -65,6 +70,25 @@ impl Collections {
         Ok(())
     }
 
+    /// A collection whose changes carry both images. One that exists gets them.
+    pub(super) async fn create(&self, db: &Database, name: &str) -> Result<()> {
+        if !self.have_images {
+            return match db.run_command(doc! { "create": name }).await {
+                Err(error) if already_exists(&error) => Ok(()),
+                other => other.map(drop),
+            };
+        }
+        let images = doc! { "enabled": true };
+        let create = doc! { "create": name, "changeStreamPreAndPostImages": &images };
+        match db.run_command(create).await {
+            Err(error) if already_exists(&error) => {
+                let change = doc! { "collMod": name, "changeStreamPreAndPostImages": images };
+                db.run_command(change).await.map(drop)
+            }
+            other => other.map(drop),
+        }
+    }
+
     /// The index by which holders of a value are found, whatever its case.
     pub(super) async fn make_folded(&self, db: &Database, class: &ClassName, field: &str) -> Result<()> {
         let key = format!("{class}/{field}");
@@ -78,19 +102,6 @@ impl Collections {
         create_indexes(db, class, vec![folded]).await?;
         self.set_ready(&key);
         Ok(())
-    }
-}
-
-/// A collection whose changes carry both images. One that exists gets them.
-pub(super) async fn create(db: &Database, name: &str) -> Result<()> {
-    let images = doc! { "enabled": true };
-    let create = doc! { "create": name, "changeStreamPreAndPostImages": &images };
-    match db.run_command(create).await {
-        Err(error) if already_exists(&error) => {
-            let change = doc! { "collMod": name, "changeStreamPreAndPostImages": images };
-            db.run_command(change).await.map(drop)
-        }
-        other => other.map(drop),
     }
 }
 

@@ -3,8 +3,8 @@
 use super::errors::{Refusal, duplicate_field, refusal, unavailable, write_error};
 use super::filters::{Filter, permitted};
 use super::updates::{as_stored, ordered, plan};
-use super::{Shared, documents, position, transactions};
-use crate::changes::Cursor;
+use super::{Shared, documents, feed, position, transactions};
+use crate::changes::{Change, Cursor};
 use crate::schema::ClassSchema;
 use crate::storage::limits::check_id;
 use crate::storage::{Action, Guard, Write, WriteError, Written};
@@ -22,26 +22,35 @@ pub(super) fn brings_columns(shared: &Shared, write: &Write) -> bool {
 }
 
 pub(super) async fn commit(shared: Arc<Shared>, mut writes: Vec<Write>) -> Result<Vec<Written>, WriteError> {
-    for write in &mut writes {
+    let outcome = make(&shared, &mut writes).await;
+    if let Err(WriteError::Unavailable(_)) = outcome {
+        // Perhaps it was made; whoever follows has to look, if nobody else tells.
+        shared.tell(writes.into_iter().map(|write| Change::Unseen { class: write.class, gone: None }));
+    }
+    outcome
+}
+
+async fn make(shared: &Shared, writes: &mut [Write]) -> Result<Vec<Written>, WriteError> {
+    for write in writes.iter_mut() {
         if let Action::Create(object) = &mut write.action {
             check_id(&write.id)?;
             object.id = write.id.clone();
             object.fields.values_mut().for_each(as_stored);
         }
-        if matches!(write.action, Action::Create(_)) || brings_columns(&shared, write) {
+        if matches!(write.action, Action::Create(_)) || brings_columns(shared, write) {
             shared.collections.make(&shared.db, &write.class, &write.fields).await.map_err(write_error)?;
         }
     }
-    match writes.as_slice() {
+    match &*writes {
         [] => return Ok(Vec::new()),
-        [write] if write.guard.unique.is_empty() && !brings_columns(&shared, write) => {
-            if let Some(written) = alone(&shared, write).await? {
+        [write] if write.guard.unique.is_empty() && !brings_columns(shared, write) => {
+            if let Some(written) = alone(shared, write).await? {
                 return Ok(vec![written]);
             }
         }
         _ => {}
     }
-    transactions::commit(&shared, &writes).await
+    transactions::commit(shared, writes).await
 }
 
 /// Makes a write with one command. `None` when nothing was written: either the command cannot say it, or the row is not
@@ -75,8 +84,7 @@ async fn create(shared: &Shared, write: &Write, object: &Object, schema: &ClassS
     let mut session = session(shared).await.map_err(write_error)?;
     let inserted = shared.objects::<RawDocumentBuf>(&write.class).insert_one(&document).session(&mut session).await;
     inserted.map_err(|error| insertion_error(&error))?;
-    let after = Some(Arc::new(object.clone()));
-    Ok(Written { cursor: written_at(shared, &session), before: None, after })
+    Ok(written(shared, &session, write, (None, Some(Arc::new(object.clone())))))
 }
 
 /// Why an object could not be inserted.
@@ -116,8 +124,7 @@ async fn update(
         },
     };
     let after = applied(&before, &update, at)?;
-    let cursor = written_at(shared, &session);
-    Ok(Some(Written { cursor, before: Some(Arc::new(before)), after: Some(Arc::new(after)) }))
+    Ok(Some(written(shared, &session, write, (Some(Arc::new(before)), Some(Arc::new(after))))))
 }
 
 /// The object with the operations applied.
@@ -135,7 +142,7 @@ async fn delete(shared: &Shared, write: &Write, schema: &ClassSchema) -> Result<
     let before = objects.find_one_and_delete(all(filter)).session(&mut session).await.map_err(write_error)?;
     let Some(before) = before else { return Ok(None) };
     let before = documents::decode(&before, Some(schema))?;
-    Ok(Some(Written { cursor: written_at(shared, &session), before: Some(Arc::new(before)), after: None }))
+    Ok(Some(written(shared, &session, write, (Some(Arc::new(before)), None))))
 }
 
 /// What finds the row if the guard holds; `None` if MongoDB cannot say the guard.
@@ -163,6 +170,22 @@ fn all(filters: Vec<Document>) -> Document {
 pub(super) async fn session(shared: &Shared) -> Result<ClientSession, Error> {
     let options = SessionOptions::builder().causal_consistency(false).build();
     shared.client.start_session().with_options(options).await
+}
+
+/// An object before and after a write.
+pub(super) type Images = (Option<Arc<Object>>, Option<Arc<Object>>);
+
+/// What a write has done, told where nobody else tells it.
+pub(super) fn written(shared: &Shared, session: &ClientSession, write: &Write, (before, after): Images) -> Written {
+    let cursor = match &shared.standalone {
+        Some(standalone) => {
+            let is_change = !matches!(write.action, Action::Expect) && (before.is_some() || after.is_some());
+            let change = is_change.then(|| feed::told(&write.class, &write.id, before.clone(), after.clone()));
+            shared.cursor(standalone.tell(&shared.tail, change))
+        }
+        None => written_at(shared, session),
+    };
+    Written { cursor, before, after }
 }
 
 /// When the session's last write was made.

@@ -2,8 +2,9 @@
 
 use super::commit::{session, written_at};
 use super::errors::{Refusal, refusal, unavailable};
-use super::transactions::{Failure, Tries, finish, start};
+use super::transactions::{Failure, Tries, finish, reached, start, still};
 use super::{Shared, collections, schemas};
+use crate::changes::Change;
 use crate::schema::{ClassSchema, FieldType, SchemaEdit};
 use crate::storage::WriteError;
 use compact_str::CompactString;
@@ -31,17 +32,22 @@ pub(super) async fn edit(shared: Arc<Shared>, edit: SchemaEdit) -> Result<Option
     let mut session = session(&shared).await.map_err(unavailable)?;
     let mut tries = Tries::begin();
     let edited = loop {
-        start(&mut session).await.map_err(unavailable)?;
+        start(&shared, &mut session).await.map_err(unavailable)?;
         let outcome = attempt(&shared, &mut session, &edit).await;
-        match finish(&mut session, outcome).await {
+        match finish(&shared, &mut session, outcome).await {
             Ok(edited) => break edited,
-            Err(Failure::Refused(error)) => return Err(error),
-            Err(Failure::Database(error)) => tries.rest(error).await?,
+            Err(failure) => tries.rest(failure).await?,
         }
     };
+    let is_change = shared.catalog.get(&class) != edited.after;
     let at = written_at(&shared, &session).position;
     shared.catalog.put(&class, edited.after.clone(), at);
-    follow(&shared, &edited).await.map_err(unavailable)?;
+    let followed = follow(&shared, &edited).await;
+    if is_change {
+        // Values of removed fields are gone by now, without changes of their own.
+        shared.tell([Change::Schema { class, schema: edited.after.clone() }]);
+    }
+    followed.map_err(unavailable)?;
     Ok(edited.after)
 }
 
@@ -67,7 +73,9 @@ async fn attempt(shared: &Shared, session: &mut ClientSession, edit: &SchemaEdit
                 return Ok(unchanged(Some(Arc::new(after))));
             }
             let change = change(&row, &before, &after);
-            rows.update_one(doc! { "_id": class.as_str() }, change).session(session).await?;
+            let mut filter = doc! { "_id": class.as_str() };
+            filter.extend(still(&row));
+            reached(rows.update_one(filter, change).session(session).await?.matched_count)?;
             Ok(Edited { before: Some(before), after: Some(Arc::new(after)), removed: remove_fields.clone() })
         }
         SchemaEdit::Delete(class) => {

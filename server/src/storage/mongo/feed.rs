@@ -194,8 +194,7 @@ impl Reader {
         let schema = self.schemas.get(&class);
         let image = |name: &str| -> Option<Arc<Object>> {
             let document = event.get_document(name).ok()?;
-            let object = documents::decode(document, schema.map(|schema| &**schema)).ok()?;
-            Some(Arc::new(if object.has_internal_fields() { object.without_internal_fields() } else { object }))
+            Some(Arc::new(documents::decode(document, schema.map(|schema| &**schema)).ok()?))
         };
         let (before, after) = (image("fullDocumentBeforeChange"), image("fullDocument"));
         let is_whole = match kind {
@@ -210,9 +209,22 @@ impl Reader {
             return Some(Change::Unseen { class, gone: gone.ok().filter(|_| kind == "delete").map(ObjectId::new) });
         }
         let id = after.as_ref().or(before.as_ref())?.id.clone();
-        let before = before.filter(|_| kind != "insert");
-        Some(Change::Object(ObjectChange { class, id, before, after }))
+        Some(told(&class, &id, before.filter(|_| kind != "insert"), after))
     }
+}
+
+/// A change as it is told, without internal fields.
+pub(super) fn told(
+    class: &ClassName,
+    id: &ObjectId,
+    before: Option<Arc<Object>>,
+    after: Option<Arc<Object>>,
+) -> Change {
+    let public = |object: Arc<Object>| {
+        if object.has_internal_fields() { Arc::new(object.without_internal_fields()) } else { object }
+    };
+    let (before, after) = (before.map(public), after.map(public));
+    Change::Object(ObjectChange { class: class.clone(), id: id.clone(), before, after })
 }
 
 fn is_only_held(event: &RawDocument) -> bool {

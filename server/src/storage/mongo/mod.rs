@@ -3,7 +3,8 @@
 //! **Writing.** A commit waits in its `lanes`, then `commit` makes it: one command where MongoDB's operators do what ours
 //! do (`updates`), else a transaction in which our own code decides. **Reading.** A `view` is one cluster time; `reads` asks for
 //! as much as MongoDB can say (`filters`) and looks at the rest itself. **Hearing.** `feed` follows the database's
-//! change stream, so that the writes of other processes are heard like our own. **In the database.** `documents` knows
+//! change stream, so that the writes of other processes are heard like our own; a database without a replica set has
+//! none, nor transactions, and `standalone` is what is left of the contract there. **In the database.** `documents` knows
 //! the form of objects, `schemas` that of classes, `collections` prepares their collections and indexes; `catalog` holds
 //! the classes as this process knows them, and `errors` what the driver's failures mean.
 
@@ -19,6 +20,7 @@ mod lanes;
 mod open;
 mod reads;
 mod schemas;
+mod standalone;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -31,7 +33,7 @@ mod view;
 pub use open::OpenError;
 
 use super::{Answer, Snapshot, Storage, Unavailable, Write, WriteError, Written};
-use crate::changes::{ChangeSource, ChangeTail, Cursor, Position};
+use crate::changes::{Change, ChangeSource, ChangeTail, Cursor, Position};
 use crate::schema::{ClassSchema, SchemaEdit, Schemas};
 use async_trait::async_trait;
 use catalog::Catalog;
@@ -40,6 +42,7 @@ use compact_str::CompactString;
 use lanes::{Lane, Lanes};
 use mongodb::bson::Timestamp;
 use mongodb::{Client, Collection, Database};
+use standalone::Standalone;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -87,6 +90,8 @@ struct Shared {
     lanes: Arc<Lanes>,
     tail: Arc<ChangeTail>,
     timeline: CompactString,
+    /// Where the database tells nothing of what happens in it.
+    standalone: Option<Standalone>,
     /// The newest point in time that this process has written or heard of.
     newest: AtomicU64,
     /// One permit for each commit that may be under way; closed with the store.
@@ -106,6 +111,13 @@ impl Shared {
 
     fn newest(&self) -> Position {
         self.newest.load(Ordering::Acquire).max(self.tail.position())
+    }
+
+    /// Tells what was just written, where nobody else does.
+    fn tell(&self, changes: impl IntoIterator<Item = Change>) {
+        if let Some(standalone) = &self.standalone {
+            standalone.tell(&self.tail, changes);
+        }
     }
 
     fn cursor(&self, position: Position) -> Cursor {
@@ -164,7 +176,9 @@ impl Storage for Mongo {
         let mut lanes = Vec::with_capacity(writes.len());
         for write in &writes {
             lanes.push(Lane::Object(write.class.clone(), write.id.clone()));
-            if commit::brings_columns(&self.shared, write) {
+            // Without transactions, who asks for a value that nobody holds must be the only one.
+            let asks_alone = self.shared.standalone.is_some() && !write.guard.unique.is_empty();
+            if asks_alone || commit::brings_columns(&self.shared, write) {
                 lanes.push(Lane::Class(write.class.clone()));
             }
         }
@@ -195,7 +209,10 @@ impl Storage for Mongo {
     }
 
     fn change_source(&self) -> Arc<dyn ChangeSource> {
-        Arc::new(feed::Log(self.shared.clone()))
+        match self.shared.standalone {
+            Some(_) => Arc::new(standalone::Recent(self.shared.clone())),
+            None => Arc::new(feed::Log(self.shared.clone())),
+        }
     }
 
     async fn close(&self) {

@@ -1,11 +1,12 @@
 //! Opening the store: what a database must have, and what is done so that it has it.
 
 use super::catalog::Catalog;
-use super::collections::{self, Collections, OWN};
+use super::collections::{Collections, OWN};
 use super::lanes::Lanes;
+use super::standalone::{self, Standalone};
 use super::{LARGEST_DOCUMENT, Mongo, MongoOptions, Shared, feed, position, schemas};
 use crate::changes::{ChangeTail, Position};
-use compact_str::CompactString;
+use compact_str::{CompactString, format_compact};
 use futures_util::TryStreamExt;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::options::{Acknowledgment, ClientOptions, WriteConcern};
@@ -59,30 +60,44 @@ impl Mongo {
     /// # Errors
     /// Why it was not opened.
     pub async fn open(url: &str, mut options: MongoOptions) -> Result<Arc<Self>, OpenError> {
-        options.object_bytes = options.object_bytes.min(LARGEST_DOCUMENT);
         let client = connect(url).await?;
         let db = client.default_database().unwrap_or_else(|| client.database("parse"));
         let now = now(&db).await?;
-        collections::create(&db, OWN).await?;
-        collections::create(&db, schemas::COLLECTION).await?;
-        let timeline = timeline(&db).await?;
-        let collections = Collections::default();
+        let standalone = now.is_none().then(Standalone::default);
+        if standalone.is_some() {
+            tracing::warn!("{}", standalone::WARNING);
+        }
+        let largest = if standalone.is_some() { standalone::LARGEST_DOCUMENT } else { LARGEST_DOCUMENT };
+        options.object_bytes = options.object_bytes.min(largest);
+        let collections = Collections::new(now.is_some());
+        collections.create(&db, OWN).await?;
+        collections.create(&db, schemas::COLLECTION).await?;
+        let timeline = match now {
+            Some(_) => timeline(&db).await?,
+            // What this process tells, no other knows of.
+            None => format_compact!("{:016x}", rand::random::<u64>()),
+        };
         let classes = classes(&db).await?;
-        give_images(&db, &collections, &classes).await?;
+        prepare(&db, &collections, &classes).await?;
+        let start = now.unwrap_or_default();
         let shared = Arc::new(Shared {
-            tail: Arc::new(ChangeTail::new(now, options.tail_bytes)),
+            tail: Arc::new(ChangeTail::new(start, options.tail_bytes)),
             catalog: Catalog::new(classes),
             collections,
             lanes: Arc::new(Lanes::default()),
             timeline,
-            newest: AtomicU64::new(now),
+            standalone,
+            newest: AtomicU64::new(start),
             commits: Arc::new(Semaphore::new(options.waiting_commits as usize)),
             runtime: Handle::current(),
             options,
             client,
             db,
         });
-        let following = tokio::spawn(feed::follow(shared.clone(), now));
+        let following = match now {
+            Some(now) => tokio::spawn(feed::follow(shared.clone(), now)),
+            None => tokio::spawn(std::future::ready(())),
+        };
         Ok(Arc::new(Self { shared, following: Mutex::new(Some(following)) }))
     }
 }
@@ -98,20 +113,17 @@ async fn connect(url: &str) -> Result<Client, OpenError> {
 }
 
 /// The database's own time, which only members of a replica set have.
-async fn now(db: &Database) -> Result<Position, OpenError> {
+async fn now(db: &Database) -> Result<Option<Position>, OpenError> {
     let hello = db.run_command(doc! { "hello": 1 }).await?;
     let is_replicated =
         hello.contains_key("setName") || hello.get_str("msg").is_ok_and(|message| message == "isdbgrid");
-    let time = match hello.get("operationTime") {
-        Some(Bson::Timestamp(time)) if is_replicated => *time,
-        _ => {
-            return Err(OpenError::Unsuited(
-                "this MongoDB is no replica set: without one there are no transactions, no live queries and no reads \
-                 of one moment. A set of one member will do: start it with --replSet and run rs.initiate()",
-            ));
-        }
-    };
-    Ok(position(time))
+    match hello.get("operationTime") {
+        Some(Bson::Timestamp(time)) if is_replicated => Ok(Some(position(*time))),
+        _ if is_replicated || hello.contains_key("isreplicaset") => Err(OpenError::Unsuited(
+            "this MongoDB was started as a member of a replica set that does not work yet: run rs.initiate()",
+        )),
+        _ => Ok(None),
+    }
 }
 
 /// The identity of our own collection: a restored copy of the database has another.
@@ -130,7 +142,7 @@ async fn classes(db: &Database) -> Result<BTreeMap<ClassName, Arc<crate::schema:
 }
 
 /// Has the changes of every class carry both images, also where Parse Server made the collection.
-async fn give_images(
+async fn prepare(
     db: &Database,
     collections: &Collections,
     classes: &BTreeMap<ClassName, Arc<crate::schema::ClassSchema>>,
@@ -142,7 +154,7 @@ async fn give_images(
         if !classes.contains_key(name) {
             continue;
         }
-        if !has_images && let Err(error) = collections::create(db, name).await {
+        if !has_images && let Err(error) = collections.create(db, name).await {
             tracing::warn!(class = name, %error, "changes of this class come without images: its live queries resync");
         }
         // Indexes are not made unasked where others have made the collection.

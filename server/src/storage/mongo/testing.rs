@@ -1,4 +1,5 @@
-//! A MongoDB for tests: one process for all of them, a replica set of one, and a database for each.
+//! MongoDBs for tests: one process for all of them, a replica set of one, and a database for each; and one process that
+//! is no replica set.
 
 use super::{Mongo, MongoOptions};
 use mongodb::Client;
@@ -27,15 +28,28 @@ pub(crate) async fn url() -> Option<String> {
     if let Ok(url) = std::env::var(URL) {
         return Some(format!("{}/{database}?replicaSet=rs0", url.trim_end_matches('/')));
     }
-    let Some(program) = std::env::var_os(PROGRAM) else {
-        // Not captured, so that it is seen although the test passes.
-        let _ = writeln!(std::io::stderr(), "SKIPPED: no MongoDB; name its program in {PROGRAM} (tests/run does)");
-        return None;
-    };
+    let program = program()?;
     static SERVER: OnceLock<Server> = OnceLock::new();
-    let server = tokio::task::spawn_blocking(|| SERVER.get_or_init(|| start(program.into()))).await.unwrap();
+    let server = tokio::task::spawn_blocking(|| SERVER.get_or_init(|| start(program, true))).await.unwrap();
     initiate(server.port).await;
     Some(format!("mongodb://127.0.0.1:{}/{database}?replicaSet=rs0", server.port))
+}
+
+/// As [`url`], of a server that is no replica set.
+pub(crate) async fn standalone_url() -> Option<String> {
+    let program = program()?;
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    let server = tokio::task::spawn_blocking(|| SERVER.get_or_init(|| start(program, false))).await.unwrap();
+    Some(format!("mongodb://127.0.0.1:{}/tidings_test_{:08x}", server.port, rand::random::<u32>()))
+}
+
+fn program() -> Option<PathBuf> {
+    let program = std::env::var_os(PROGRAM);
+    if program.is_none() {
+        // Not captured, so that it is seen although the test passes.
+        let _ = writeln!(std::io::stderr(), "SKIPPED: no MongoDB; name its program in {PROGRAM} (tests/run does)");
+    }
+    program.map(PathBuf::from)
 }
 
 /// Opens the store there.
@@ -51,13 +65,16 @@ while kill -0 "$us" 2>/dev/null; do sleep 0.2; done
 kill "$server"; wait "$server"; rm -rf -- "$folder"
 "#;
 
-fn start(program: PathBuf) -> Server {
+fn start(program: PathBuf, is_replicated: bool) -> Server {
     let folder = tempfile::tempdir().unwrap().keep();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut guard = Command::new("sh");
     guard.args(["-c", GUARD, "guard", &std::process::id().to_string()]).arg(&folder).arg(program);
     guard.args(["--bind_ip", "127.0.0.1", "--port", &port.to_string(), "--dbpath"]).arg(&folder);
-    guard.args(["--replSet", "rs0", "--oplogSize", "256", "--wiredTigerCacheSizeGB", "0.5", "--nounixsocket"]);
+    if is_replicated {
+        guard.args(["--replSet", "rs0", "--oplogSize", "256"]);
+    }
+    guard.args(["--wiredTigerCacheSizeGB", "0.5", "--nounixsocket"]);
     guard.args(["--setParameter", "diagnosticDataCollectionEnabled=false", "--quiet"]);
     let guard = guard.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     Server { port, _guard: guard }

@@ -33,6 +33,89 @@ storage_contract!(match testing::url().await {
     None => return,
 });
 
+/// What of the contract holds without a replica set: all that asks neither for commits that are made as a whole, nor for
+/// reads of one moment, nor for changes from before the start.
+mod standalone {
+    use super::*;
+
+    storage_contract! {
+        match testing::standalone_url().await {
+            Some(url) => Database(url),
+            None => return,
+        };
+        created_objects_are_found
+        operations_apply_to_the_row_as_it_is
+        updated_at_never_goes_back
+        deleted_objects_are_gone
+        writes_to_what_is_not_there_or_not_writable_are_not_found
+        an_expectation_must_hold
+        unique_values_ignore_case
+        uniqueness_knows_objects_from_before_its_first_use
+        a_write_sees_the_earlier_ones_of_its_commit
+        increments_are_atomic
+        commits_take_their_place_when_they_are_called
+        writes_bring_their_columns
+        a_column_keeps_its_type
+        a_failed_write_leaves_no_column
+        schema_edits_are_checked
+        a_class_with_objects_is_not_deleted
+        without_an_order_objects_come_as_they_were_created
+        equal_objects_come_by_id
+        pages_follow_each_other
+        readers_see_what_they_may
+        changes_are_what_was_committed
+        changes_hide_internal_fields
+        the_tail_follows_the_log
+        cursors_grow
+        objects_have_a_largest_depth
+        ids_of_any_text_work
+        the_newest_messages_of_a_conversation_are_read_as_a_page
+        filters_mean_what_the_matcher_says
+        every_path_finds_the_same
+    }
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn writes_are_made_to_the_row_as_it_is() {
+        let Some(url) = testing::standalone_url().await else { return };
+        let (one, other) = (testing::open(&url).await, testing::open(&url).await);
+        let class = fresh_class("Raced");
+        done(&*one, create(&class, "a", r#"{"o":{"a":{"b":0}}}"#)).await;
+        // Nothing that MongoDB would do by itself as we do.
+        let plus = || update(&class, "a", r#"{"o.a.b":{"__op":"Increment","amount":1}}"#);
+        let named = |id: String| create(&class, &id, r#"{"name":"Racer"}"#).unique("name", "racer");
+        let (mut counted, mut named_alike) = (Vec::new(), Vec::new());
+        for n in 0..50 {
+            counted.extend([one.commit(vec![plus()]), other.commit(vec![plus()])]);
+            named_alike.push(one.commit(vec![named(format!("named{n}"))]));
+        }
+        for outcome in counted {
+            outcome.await.unwrap();
+        }
+        assert_eq!(get(&*one, &class, "a").await.unwrap().fields.to_json(), r#"{"o":{"a":{"b":100}}}"#);
+        let mut winners = 0;
+        for outcome in named_alike {
+            winners += usize::from(outcome.await.is_ok());
+        }
+        assert_eq!(winners, 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_was_told_ends_with_the_process() {
+        let Some(url) = testing::standalone_url().await else { return };
+        let store = testing::open(&url).await;
+        let class = fresh_class("Told");
+        let written = done(&*store, create(&class, "a", "{}")).await.cursor;
+        // The second of two writes is refused; the first one stays, and is told.
+        let both = vec![create(&class, "b", r#"{"n":1}"#), create(&class, "a", "{}")];
+        assert_eq!(store.commit(both).await.unwrap_err(), WriteError::Exists);
+        let changes = heard(&store, &class, written.position, 2).await;
+        assert_eq!(changes.iter().map(told).collect::<Vec<_>>(), ["class 1", r#"b - {"n":1}"#]);
+        store.close().await;
+        let store = testing::open(&url).await;
+        assert!(get(&*store, &class, "b").await.is_some());
+        assert_ne!(store.snapshot().await.unwrap().cursor().timeline, written.timeline);
+    }
+}
+
 /// Two processes on one database.
 async fn two_nodes() -> Option<(Arc<Mongo>, Arc<Mongo>, mongodb::Database)> {
     let url = testing::url().await?;

@@ -2,11 +2,13 @@
 //! operations whose meaning in this row is not MongoDB's.
 //!
 //! Everything that is decided on is read in the transaction. Who changes it meanwhile makes it fail, and it begins again.
+//! A standalone MongoDB has no transactions: there each write is made by itself, to the row as it was read and no other.
 
-use super::commit::{applied, insertion_error, nothing, session, written_at};
-use super::errors::{Malformed, Refusal, duplicate_field, is_transient, refusal, unavailable};
+use super::commit::{Images, applied, insertion_error, session, written, written_at};
+use super::errors::{Malformed, Refusal, duplicate_field, is_transient, refusal, unavailable, write_error};
 use super::updates::{difference, ordered};
 use super::{Shared, collections, documents, feed, schemas, unique};
+use crate::changes::Change;
 use crate::schema::{ClassSchema, FieldType};
 use crate::storage::limits::too_large;
 use crate::storage::{Action, Guard, Unavailable, Write, WriteError, Written};
@@ -32,6 +34,8 @@ pub(super) enum Failure {
     Refused(WriteError),
     /// The database says so; perhaps it may be tried again.
     Database(Error),
+    /// What was decided on is no longer what it was.
+    Outrun,
 }
 
 impl From<Error> for Failure {
@@ -67,6 +71,22 @@ struct Attempt<'a> {
     bytes: usize,
 }
 
+/// What a class lacks for a write.
+struct Missing {
+    /// The class as it will be.
+    schema: ClassSchema,
+    row: ClassRow,
+}
+
+enum ClassRow {
+    New(Document),
+    /// These columns, where nobody else has made them.
+    Columns {
+        filter: Document,
+        columns: Document,
+    },
+}
+
 pub(super) async fn commit(shared: &Shared, writes: &[Write]) -> Result<Vec<Written>, WriteError> {
     for write in writes {
         for unique in write.guard.unique.iter().filter(|unique| unique.value.as_str().is_some()) {
@@ -75,29 +95,55 @@ pub(super) async fn commit(shared: &Shared, writes: &[Write]) -> Result<Vec<Writ
         }
     }
     let mut session = session(shared).await.map_err(unavailable)?;
+    if shared.standalone.is_some() {
+        return one_by_one(shared, &mut session, writes).await;
+    }
     let mut tries = Tries::begin();
     loop {
-        start(&mut session).await.map_err(unavailable)?;
-        let mut attempt = Attempt { shared, session: &mut session, schemas: BTreeMap::new(), bytes: 0 };
+        start(shared, &mut session).await.map_err(unavailable)?;
+        let mut attempt = Attempt::new(shared, &mut session);
         let outcome = attempt.writes(writes).await;
-        let changed = std::mem::take(&mut attempt.schemas);
-        let outcome = finish(&mut session, outcome).await;
-        let images = match outcome {
-            Ok(images) => images,
-            Err(Failure::Refused(error)) => return Err(error),
-            Err(Failure::Database(error)) => {
-                tries.rest(error).await?;
-                continue;
+        let changed = attempt.changed_classes();
+        match finish(shared, &mut session, outcome).await {
+            Ok(images) => {
+                let cursor = written_at(shared, &session);
+                for schema in changed {
+                    add_indexes(shared, &schema, writes);
+                    shared.catalog.put(&schema.class, Some(schema.clone()), cursor.position);
+                }
+                let written = images.into_iter();
+                return Ok(written.map(|(before, after)| Written { cursor: cursor.clone(), before, after }).collect());
+            }
+            Err(failure) => tries.rest(failure).await?,
+        }
+    }
+}
+
+/// Makes each write by itself: if one is refused, those before it stay.
+async fn one_by_one(
+    shared: &Shared,
+    session: &mut ClientSession,
+    writes: &[Write],
+) -> Result<Vec<Written>, WriteError> {
+    let mut all = Vec::with_capacity(writes.len());
+    for write in writes {
+        let mut tries = Tries::begin();
+        let images = loop {
+            let mut attempt = Attempt::new(shared, session);
+            let outcome = attempt.write(write).await;
+            for schema in attempt.changed_classes() {
+                add_indexes(shared, &schema, writes);
+                shared.tell([Change::Schema { class: schema.class.clone(), schema: Some(schema.clone()) }]);
+                shared.catalog.put(&schema.class, Some(schema.clone()), shared.newest());
+            }
+            match outcome {
+                Ok(images) => break images,
+                Err(failure) => tries.rest(failure).await?,
             }
         };
-        let cursor = written_at(shared, &session);
-        for (class, schema) in changed.into_iter().filter_map(|(class, (schema, new))| new.then_some((class, schema))) {
-            add_indexes(shared, &schema, writes);
-            shared.catalog.put(&class, Some(schema), cursor.position);
-        }
-        let written = images.into_iter().map(|(before, after)| Written { cursor: cursor.clone(), before, after });
-        return Ok(written.collect());
+        all.push(written(shared, session, write, images));
     }
+    Ok(all)
 }
 
 /// New pointer columns get their index while the class goes on.
@@ -116,12 +162,22 @@ fn add_indexes(shared: &Shared, schema: &ClassSchema, writes: &[Write]) {
     });
 }
 
-pub(super) async fn start(session: &mut ClientSession) -> Result<(), Error> {
+pub(super) async fn start(shared: &Shared, session: &mut ClientSession) -> Result<(), Error> {
+    if shared.standalone.is_some() {
+        return Ok(());
+    }
     session.start_transaction().read_concern(ReadConcern::snapshot()).await
 }
 
 /// Commits, or takes everything back.
-pub(super) async fn finish<T>(session: &mut ClientSession, outcome: Result<T, Failure>) -> Result<T, Failure> {
+pub(super) async fn finish<T>(
+    shared: &Shared,
+    session: &mut ClientSession,
+    outcome: Result<T, Failure>,
+) -> Result<T, Failure> {
+    if shared.standalone.is_some() {
+        return outcome;
+    }
     let value = match outcome {
         Ok(value) => value,
         Err(failure) => {
@@ -164,9 +220,14 @@ impl Tries {
     }
 
     /// Rests, if trying again can help.
-    pub(super) async fn rest(&mut self, error: Error) -> Result<(), Unavailable> {
-        if !is_transient(&error) || !self.are_left() {
-            return Err(unavailable(error));
+    pub(super) async fn rest(&mut self, failure: Failure) -> Result<(), WriteError> {
+        match failure {
+            Failure::Refused(error) => return Err(error),
+            Failure::Database(error) if !is_transient(&error) || !self.are_left() => return Err(write_error(error)),
+            Failure::Outrun if !self.are_left() => {
+                return Err(Unavailable("others change it without end".to_owned()).into());
+            }
+            Failure::Database(_) | Failure::Outrun => {}
         }
         metrics::counter!("tidings_store_transactions_retried_total").increment(1);
         self.pause().await;
@@ -174,9 +235,16 @@ impl Tries {
     }
 }
 
-type Images = (Option<Arc<Object>>, Option<Arc<Object>>);
+impl<'a> Attempt<'a> {
+    fn new(shared: &'a Shared, session: &'a mut ClientSession) -> Self {
+        Self { shared, session, schemas: BTreeMap::new(), bytes: 0 }
+    }
 
-impl Attempt<'_> {
+    /// The classes that were made or given columns.
+    fn changed_classes(self) -> Vec<Arc<ClassSchema>> {
+        self.schemas.into_values().filter_map(|(schema, is_new)| is_new.then_some(schema)).collect()
+    }
+
     async fn writes(&mut self, writes: &[Write]) -> Result<Vec<Images>, Failure> {
         let mut images = Vec::with_capacity(writes.len());
         for write in writes {
@@ -186,8 +254,10 @@ impl Attempt<'_> {
     }
 
     async fn write(&mut self, write: &Write) -> Result<Images, Failure> {
-        let schema = self.class_for(write).await?;
-        let found = self.row(write, &schema).await?;
+        let (schema, missing) = self.class_for(write).await?;
+        let found = self.row(write).await?;
+        let row = self.as_found(write, found.as_ref())?;
+        let found = found.map(|document| documents::decode(&document, Some(&schema))).transpose()?;
         match &write.action {
             Action::Create(object) => {
                 if found.is_some() {
@@ -198,6 +268,7 @@ impl Attempt<'_> {
                 }
                 unique::check(self.shared, self.session, write).await?;
                 let document = self.document(object, &schema)?;
+                self.bring(missing).await?;
                 let objects = self.shared.objects::<RawDocumentBuf>(&write.class);
                 let inserted = objects.insert_one(&document).session(&mut *self.session).await;
                 inserted.map_err(refused_or(insertion_error))?;
@@ -208,11 +279,11 @@ impl Attempt<'_> {
                 unique::check(self.shared, self.session, write).await?;
                 let after = applied(&before, &ordered(update, &schema), *at)?;
                 self.document(&after, &schema)?;
+                self.bring(missing).await?;
                 let objects = self.shared.objects::<RawDocumentBuf>(&write.class);
                 let change = difference(&before, &after, &schema);
-                let updated =
-                    objects.update_one(doc! { "_id": write.id.as_str() }, change).session(&mut *self.session).await;
-                updated.map_err(refused_or(update_error))?;
+                let updated = objects.update_one(row, change).session(&mut *self.session).await;
+                reached(updated.map_err(refused_or(update_error))?.matched_count)?;
                 Ok((Some(Arc::new(before)), Some(Arc::new(after))))
             }
             Action::Expect => {
@@ -220,28 +291,36 @@ impl Attempt<'_> {
                 self.hold(write).await?;
                 Ok((Some(object.clone()), Some(object)))
             }
-            Action::DeleteIfPresent if found.is_none() => {
-                let Written { before, after, .. } = nothing(self.shared.cursor(0));
-                Ok((before, after))
-            }
+            Action::DeleteIfPresent if found.is_none() => Ok((None, None)),
             Action::Delete | Action::DeleteIfPresent => {
                 let before = guarded(found, &write.guard)?;
                 let objects = self.shared.objects::<RawDocumentBuf>(&write.class);
-                objects.delete_one(doc! { "_id": write.id.as_str() }).session(&mut *self.session).await?;
+                reached(objects.delete_one(row).session(&mut *self.session).await?.deleted_count)?;
                 Ok((Some(Arc::new(before)), None))
             }
         }
     }
 
-    async fn row(&mut self, write: &Write, schema: &ClassSchema) -> Result<Option<Object>, Failure> {
+    async fn row(&mut self, write: &Write) -> Result<Option<RawDocumentBuf>, Error> {
         let objects = self.shared.objects::<RawDocumentBuf>(&write.class);
-        let found = objects.find_one(doc! { "_id": write.id.as_str() }).session(&mut *self.session).await?;
-        Ok(found.map(|document| documents::decode(&document, Some(schema))).transpose()?)
+        objects.find_one(doc! { "_id": write.id.as_str() }).session(&mut *self.session).await
+    }
+
+    /// What finds a row again, if it is still as it was found; a transaction sees to that by itself.
+    fn as_found(&self, write: &Write, found: Option<&RawDocumentBuf>) -> Result<Document, Failure> {
+        let mut row = doc! { "_id": write.id.as_str() };
+        if let Some(found) = found.filter(|_| self.shared.standalone.is_some()) {
+            row.extend(still(&Document::try_from(&**found).map_err(|_| Malformed("a document cannot be read"))?));
+        }
+        Ok(row)
     }
 
     /// Leaves a row as it is, and keeps others from changing it before this transaction ends: to have read it would not,
     /// but who has written to it conflicts with them. What is written is taken back at once, and not told.
     async fn hold(&mut self, write: &Write) -> Result<(), Failure> {
+        if self.shared.standalone.is_some() {
+            return Ok(());
+        }
         let objects = self.shared.objects::<RawDocumentBuf>(&write.class);
         for operator in ["$set", "$unset"] {
             let row = doc! { "_id": write.id.as_str() };
@@ -259,8 +338,8 @@ impl Attempt<'_> {
         Ok(document)
     }
 
-    /// The class as this write needs it: made, or given further columns.
-    async fn class_for(&mut self, write: &Write) -> Result<Arc<ClassSchema>, Failure> {
+    /// The class as this write needs it, and what it lacks for that.
+    async fn class_for(&mut self, write: &Write) -> Result<(Arc<ClassSchema>, Option<Missing>), Failure> {
         let lacks = |schema: &ClassSchema| -> Result<Vec<(CompactString, FieldType)>, tidings_protocol::Error> {
             let mut lacking = Vec::new();
             for (name, field_type) in &write.fields {
@@ -275,7 +354,7 @@ impl Attempt<'_> {
         if let Some(schema) = known
             && lacks(&schema).is_ok_and(|lacking| lacking.is_empty())
         {
-            return Ok(schema);
+            return Ok((schema, None));
         }
         // The row itself decides, as others may have changed it.
         let rows = self.shared.db.collection::<Document>(schemas::COLLECTION);
@@ -289,16 +368,15 @@ impl Attempt<'_> {
                 schema.check_field(name, field_type)?;
                 schema.fields.insert(name.clone(), field_type.clone());
             }
-            rows.insert_one(schemas::encode(&schema)).session(&mut *self.session).await?;
-            return Ok(self.changed(schema));
+            let row = ClassRow::New(schemas::encode(&schema));
+            return Ok((Arc::new(schema.clone()), Some(Missing { schema, row })));
         };
         let lacking = lacks(&schema)?;
         if lacking.is_empty() {
             let schema = Arc::new(schema);
             self.schemas.insert(write.class.clone(), (schema.clone(), false));
-            return Ok(schema);
+            return Ok((schema, None));
         }
-        // Only where nobody else has made them; in a transaction, whoever is second begins again.
         let mut filter = doc! { "_id": write.class.as_str() };
         let mut columns = Document::new();
         for (name, field_type) in lacking {
@@ -306,15 +384,40 @@ impl Attempt<'_> {
             columns.insert(name.as_str(), schemas::type_text(&field_type));
             schema.fields.insert(name, field_type);
         }
-        rows.update_one(filter, doc! { "$set": columns }).session(&mut *self.session).await?;
-        Ok(self.changed(schema))
+        let row = ClassRow::Columns { filter, columns };
+        Ok((Arc::new(schema.clone()), Some(Missing { schema, row })))
     }
 
-    fn changed(&mut self, schema: ClassSchema) -> Arc<ClassSchema> {
-        let schema = Arc::new(schema);
-        self.schemas.insert(schema.class.clone(), (schema.clone(), true));
-        schema
+    /// Makes what a class lacks, once nothing but the database can refuse the write.
+    async fn bring(&mut self, missing: Option<Missing>) -> Result<(), Failure> {
+        let Some(Missing { schema, row }) = missing else { return Ok(()) };
+        let rows = self.shared.db.collection::<Document>(schemas::COLLECTION);
+        match row {
+            ClassRow::New(row) => {
+                let inserted = rows.insert_one(row).session(&mut *self.session).await;
+                inserted.map_err(|error| match refusal(&error) {
+                    Refusal::DuplicateKey => Failure::Outrun,
+                    Refusal::Misfit | Refusal::Other => Failure::Database(error),
+                })?;
+            }
+            ClassRow::Columns { filter, columns } => {
+                let set = doc! { "$set": columns };
+                reached(rows.update_one(filter, set).session(&mut *self.session).await?.matched_count)?;
+            }
+        }
+        self.schemas.insert(schema.class.clone(), (Arc::new(schema), true));
+        Ok(())
     }
+}
+
+/// A filter for a document that is still the same, to the last byte.
+pub(super) fn still(document: &Document) -> Document {
+    doc! { "$expr": { "$eq": ["$$ROOT", { "$literal": document }] } }
+}
+
+/// Whether a write found the row for which it was decided.
+pub(super) fn reached(count: u64) -> Result<(), Failure> {
+    if count == 0 { Err(Failure::Outrun) } else { Ok(()) }
 }
 
 /// The row that an update or delete is about, if the guard holds.

@@ -2,7 +2,8 @@
 //!
 //! MongoDB's own unique indexes hold for every write, also for those that do not ask, and its comparison takes more
 //! letters for alike than ours. So a write that asks looks itself, in its transaction; and because two that look at the
-//! same time see neither the other, both write to one lock first, which only one of them can.
+//! same time see neither the other, both write to one lock first, which only one of them can. Where there are no
+//! transactions, they wait for each other in this process.
 
 use super::collections::OWN;
 use super::transactions::Failure;
@@ -25,13 +26,11 @@ pub(super) async fn check(shared: &Shared, session: &mut ClientSession, write: &
         return Ok(());
     }
     for unique in write.guard.unique.iter().filter(|unique| !unique.value.is_null()) {
-        let lock = lock(write, unique);
-        let locks = shared.db.collection::<Document>(OWN);
-        locks
-            .update_one(doc! { "_id": lock }, doc! { "$inc": { "uses": 1 } })
-            .upsert(true)
-            .session(&mut *session)
-            .await?;
+        if shared.standalone.is_none() {
+            let lock = doc! { "_id": lock(write, unique) };
+            let locks = shared.db.collection::<Document>(OWN);
+            locks.update_one(lock, doc! { "$inc": { "uses": 1 } }).upsert(true).session(&mut *session).await?;
+        }
         if is_held(shared, session, write, unique).await? {
             return Err(WriteError::Duplicate { field: unique.field.clone() }.into());
         }

@@ -43,7 +43,12 @@ struct Found {
 
 impl View {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, at: OnceLock::new(), first: tokio::sync::Mutex::new(()) }
+        // Where nothing can be read as of a moment, it is at least this one that is read.
+        let at = match shared.standalone {
+            Some(_) => OnceLock::from(shared.newest()),
+            None => OnceLock::new(),
+        };
+        Self { shared, at, first: tokio::sync::Mutex::new(()) }
     }
 
     /// Reads at this view's moment, or decides it.
@@ -84,7 +89,10 @@ impl View {
     }
 
     async fn session(&self, at: Option<Position>) -> Result<ClientSession, Error> {
-        let options = SessionOptions::builder().snapshot(true).snapshot_time(at.map(timestamp)).build();
+        let options = match self.shared.standalone {
+            Some(_) => SessionOptions::builder().causal_consistency(false).build(),
+            None => SessionOptions::builder().snapshot(true).snapshot_time(at.map(timestamp)).build(),
+        };
         self.shared.client.start_session().with_options(options).await
     }
 }

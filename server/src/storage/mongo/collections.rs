@@ -31,12 +31,25 @@ impl Collections {
         Self { have_images, ready: Mutex::default() }
     }
 
-    fn is_ready(&self, name: &str) -> bool {
+    pub(super) fn is_ready(&self, name: &str) -> bool {
         self.lock().contains(name)
     }
 
     pub(super) fn set_ready(&self, name: &str) {
         self.lock().insert(name.into());
+    }
+
+    /// What was there is gone.
+    pub(super) fn forget(&self, name: &str) {
+        self.lock().retain(|known| known.split('/').next() != Some(name));
+    }
+
+    /// Takes over a class that another program has made. Indexes are not made unasked there.
+    pub(super) async fn adopt(&self, db: &Database, class: &str) {
+        match self.create(db, class).await {
+            Ok(()) => self.set_ready(class),
+            Err(error) => tracing::warn!(class, %error, "its collection cannot be made yet"),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashSet<CompactString>> {
@@ -70,7 +83,7 @@ impl Collections {
         Ok(())
     }
 
-    /// A collection whose changes carry both images. One that exists gets them.
+    /// A collection whose changes carry both images. One that exists gets them, if that is allowed.
     pub(super) async fn create(&self, db: &Database, name: &str) -> Result<()> {
         if !self.have_images {
             return match db.run_command(doc! { "create": name }).await {
@@ -83,7 +96,10 @@ impl Collections {
         match db.run_command(create).await {
             Err(error) if already_exists(&error) => {
                 let change = doc! { "collMod": name, "changeStreamPreAndPostImages": images };
-                db.run_command(change).await.map(drop)
+                if let Err(error) = db.run_command(change).await {
+                    tracing::warn!(collection = name, %error, "its changes come without images: live queries resync");
+                }
+                Ok(())
             }
             other => other.map(drop),
         }

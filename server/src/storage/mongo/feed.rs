@@ -9,7 +9,7 @@ use crate::changes::{Change, ChangeSource, Committed, ObjectChange, Position, So
 use crate::schema::ClassSchema;
 use async_trait::async_trait;
 use futures_util::StreamExt;
-use mongodb::bson::{Document, RawBsonRef, RawDocument, Timestamp, doc};
+use mongodb::bson::{Document, RawBsonRef, RawDocument, doc};
 use mongodb::error::Error;
 use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
 use std::collections::BTreeMap;
@@ -27,54 +27,96 @@ const REST: Duration = Duration::from_millis(100);
 const WHOLE_BYTES: usize = 1 << 20;
 /// The stream's history has passed the point where it should begin.
 const HISTORY_LOST: i32 = 286;
+/// An event with its images is larger than an answer may be.
+const TOO_LARGE: i32 = 10_334;
+/// An answer of 16 MiB has room for three parts of an event that are smaller.
+const LARGE_BYTES: i32 = 5 << 20;
+
+/// What the stream tells of each event.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Telling {
+    /// Everything.
+    All,
+    /// All but large images, for events that are larger than any answer with them.
+    Small,
+}
 
 /// Follows the stream and feeds the tail, for ever.
 pub(super) async fn follow(shared: Arc<Shared>, mut after: Position) {
+    let mut telling = Telling::All;
     loop {
-        let Err(error) = follow_once(&shared, &mut after).await else { continue };
-        if code(&error) == Some(HISTORY_LOST) {
-            tracing::error!(%error, "changes were missed: live queries start over");
-            match newest(&shared).await {
-                Ok(now) => {
-                    after = now;
-                    shared.tail.lose_until(now);
-                }
-                Err(error) => tracing::warn!(%error, "the database does not answer"),
+        let outcome = follow_once(&shared, &mut after, telling).await;
+        let passed = telling == Telling::Small;
+        telling = Telling::All;
+        match outcome {
+            // Past what was too large.
+            Ok(()) if passed => continue,
+            Ok(()) => tracing::warn!("the change stream ended, as the database was dropped; it is opened again"),
+            Err(error) if code(&error) == Some(TOO_LARGE) => {
+                tracing::warn!("a change is too large to be told: live queries of its class get fresh results");
+                telling = Telling::Small;
+                continue;
             }
-        } else {
-            tracing::warn!(%error, "the change stream broke; it is opened again where it ended");
+            Err(error) if code(&error) == Some(HISTORY_LOST) => {
+                tracing::error!(%error, "changes were missed: live queries start over");
+                match newest(&shared).await {
+                    Ok(now) => {
+                        after = now;
+                        shared.tail.lose_until(now);
+                    }
+                    Err(error) => tracing::warn!(%error, "the database does not answer"),
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the change stream broke; it is opened again where it ended"),
         }
         metrics::counter!("tidings_store_stream_restarts_total").increment(1);
         tokio::time::sleep(REST).await;
     }
 }
 
-async fn follow_once(shared: &Shared, after: &mut Position) -> Result<(), Error> {
-    let mut stream = open(shared, *after, AWAIT).await?;
+/// Follows the stream to its end; one that leaves something out, to the end of its first news.
+async fn follow_once(shared: &Arc<Shared>, after: &mut Position, telling: Telling) -> Result<(), Error> {
+    let mut stream = open(shared, *after, AWAIT, telling).await?;
     let mut reader = Reader::new(shared);
     while let Some(batch) = stream.next().await {
-        let changes = reader.read(&batch?)?;
+        let Told { changes, until } = reader.read(&batch?)?;
+        reader.dropped.drain(..).for_each(|class| shared.collections.forget(&class));
         for committed in &changes {
             if let Change::Schema { class, schema } = &committed.change {
                 shared.catalog.put(class, schema.clone(), committed.position);
+                if schema.is_some() && !shared.collections.is_ready(class) {
+                    let (shared, class) = (shared.clone(), class.clone());
+                    shared.runtime.clone().spawn(async move { shared.collections.adopt(&shared.db, &class).await });
+                }
             }
         }
+        *after = (*after).max(until);
         if let Some(last) = changes.last() {
-            *after = last.position;
             shared.heard(last.position);
             shared.tail.push(changes);
+            if telling == Telling::Small && reader.held.is_empty() {
+                return Ok(());
+            }
         }
     }
     Ok(())
 }
 
-async fn open(shared: &Shared, after: Position, wait: Duration) -> Result<RawBatchCursor, Error> {
-    let stream = doc! { "$changeStream": {
+async fn open(shared: &Shared, after: Position, wait: Duration, telling: Telling) -> Result<RawBatchCursor, Error> {
+    let mut stages = vec![doc! { "$changeStream": {
         "fullDocument": "whenAvailable",
         "fullDocumentBeforeChange": "whenAvailable",
         "startAtOperationTime": timestamp(after + 1),
-    } };
-    shared.db.aggregate([stream]).max_await_time(wait).batch().await
+    } }];
+    if telling == Telling::Small {
+        let small = |part: &str| doc! { "$cond": [{ "$lt": [{ "$bsonSize": part }, LARGE_BYTES] }, part, "$$REMOVE"] };
+        stages.push(doc! { "$set": {
+            "fullDocument": small("$fullDocument"),
+            "fullDocumentBeforeChange": small("$fullDocumentBeforeChange"),
+            "updateDescription": small("$updateDescription"),
+        } });
+    }
+    shared.db.aggregate(stages).max_await_time(wait).batch().await
 }
 
 async fn newest(shared: &Shared) -> Result<Position, Error> {
@@ -88,29 +130,41 @@ pub(super) struct Log(pub(super) Arc<Shared>);
 #[async_trait]
 impl ChangeSource for Log {
     async fn read_after(&self, after: Position, max_bytes: usize) -> Result<Vec<Arc<Committed>>, SourceError> {
-        let failed = |error: Error| match code(&error) {
+        let mut read = self.read(after, max_bytes, Telling::All).await;
+        if read.as_ref().is_err_and(|error| code(error) == Some(TOO_LARGE)) {
+            read = self.read(after, max_bytes, Telling::Small).await;
+        }
+        read.map_err(|error| match code(&error) {
             Some(HISTORY_LOST) => SourceError::Gone,
             _ => SourceError::Unavailable(error.to_string()),
-        };
-        let end = newest(&self.0).await.map_err(failed)?;
-        if end <= after {
-            return Ok(Vec::new());
-        }
-        let mut stream = open(&self.0, after, Duration::from_millis(10)).await.map_err(failed)?;
+        })
+    }
+}
+
+impl Log {
+    async fn read(&self, after: Position, max_bytes: usize, telling: Telling) -> Result<Vec<Arc<Committed>>, Error> {
+        let end = newest(&self.0).await?;
         let mut reader = Reader::new(&self.0);
         let (mut found, mut bytes): (Vec<Arc<Committed>>, usize) = (Vec::new(), 0);
-        while let Some(batch) = stream.next().await {
-            let batch = batch.map_err(failed)?;
-            for committed in reader.read(&batch).map_err(failed)? {
-                let begins = found.last().is_some_and(|last| last.position < committed.position);
-                if begins && bytes >= max_bytes {
+        let mut at = after;
+        // The stream ends where the database was dropped, and goes on behind it.
+        while at < end {
+            let mut stream = open(&self.0, at, Duration::from_millis(10), telling).await?;
+            while let Some(batch) = stream.next().await {
+                let batch = batch?;
+                let Told { changes, until } = reader.read(&batch)?;
+                for committed in changes {
+                    let begins = found.last().is_some_and(|last| last.position < committed.position);
+                    if begins && bytes >= max_bytes {
+                        return Ok(found);
+                    }
+                    bytes += committed.weight();
+                    found.push(committed);
+                }
+                at = at.max(until);
+                if reader.held.is_empty() && seen(&batch).is_none_or(|seen| seen >= end) {
                     return Ok(found);
                 }
-                bytes += committed.weight();
-                found.push(committed);
-            }
-            if reader.held.is_empty() && seen(&batch).is_none_or(|seen| seen >= end) {
-                break;
             }
         }
         Ok(found)
@@ -124,48 +178,72 @@ fn seen(batch: &RawBatch) -> Option<Position> {
     u64::from_str_radix(token.strip_prefix("82")?.get(..16)?, 16).ok()
 }
 
+/// What a batch tells.
+struct Told {
+    changes: Vec<Arc<Committed>>,
+    /// Everything up to here is told.
+    until: Position,
+}
+
 /// Turns batches of events into changes, whole positions at a time.
 struct Reader {
     /// Classes as of the event that is read: which form values have depends on them.
     schemas: BTreeMap<ClassName, Arc<ClassSchema>>,
     /// The beginning of a transaction whose end has not come yet.
     held: Vec<Arc<Committed>>,
+    /// Collections that were dropped or renamed.
+    dropped: Vec<ClassName>,
 }
 
 impl Reader {
     fn new(shared: &Shared) -> Self {
-        Self { schemas: BTreeMap::clone(&shared.catalog.all()), held: Vec::new() }
+        Self { schemas: BTreeMap::clone(&shared.catalog.all()), held: Vec::new(), dropped: Vec::new() }
     }
 
-    fn read(&mut self, batch: &RawBatch) -> Result<Vec<Arc<Committed>>, Error> {
+    fn read(&mut self, batch: &RawBatch) -> Result<Told, Error> {
         let mut changes = std::mem::take(&mut self.held);
+        // The token's own time may have more events.
+        let mut until = seen(batch).map_or(0, |seen| seen.saturating_sub(1));
         let mut is_open = false;
         for event in batch.doc_slices()? {
             let Some(event) = event.ok().and_then(RawBsonRef::as_document) else { continue };
             is_open = event.get("txnNumber").ok().flatten().is_some();
-            let Ok(time) = event.get_timestamp("clusterTime") else { continue };
-            changes.extend(self.change(event, time).map(Arc::new));
+            let Ok(time) = event.get_timestamp("clusterTime").map(position) else { continue };
+            until = until.max(time);
+            let committed = |change| Arc::new(Committed { position: time, change });
+            changes.extend(self.changes(event).into_iter().map(committed));
         }
         if is_open && batch.as_raw_document().as_bytes().len() > WHOLE_BYTES {
             let last = changes.last().map_or(0, |last| last.position);
             let whole = changes.partition_point(|change| change.position < last);
             self.held = changes.split_off(whole);
+            until = until.min(last.saturating_sub(1));
         }
-        Ok(changes)
+        Ok(Told { changes, until })
     }
 
-    fn change(&mut self, event: &RawDocument, time: Timestamp) -> Option<Committed> {
-        let name = event.get_document("ns").ok()?.get_str("coll").ok()?;
-        let kind = event.get_str("operationType").ok()?;
-        if !matches!(kind, "insert" | "update" | "replace" | "delete") {
-            return None;
-        }
-        let change = match name {
-            schemas::COLLECTION => self.class(event, kind)?,
-            _ if name.starts_with("_Join:") || name == super::collections::OWN => return None,
-            _ => self.object(event, kind, ClassName::from_trusted(name))?,
+    fn changes(&mut self, event: &RawDocument) -> Vec<Change> {
+        let (Ok(kind), Ok(space)) = (event.get_str("operationType"), event.get_document("ns")) else {
+            return Vec::new();
         };
-        Some(Committed { position: position(time), change })
+        let Ok(name) = space.get_str("coll") else { return Vec::new() };
+        let is_write = matches!(kind, "insert" | "update" | "replace" | "delete");
+        let is_end = matches!(kind, "drop" | "rename");
+        match name {
+            schemas::COLLECTION if is_write => self.class(event, kind).into_iter().collect(),
+            schemas::COLLECTION if is_end => {
+                let gone = |class| Change::Schema { class, schema: None };
+                std::mem::take(&mut self.schemas).into_keys().map(gone).collect()
+            }
+            _ if name.starts_with("_Join:") || name == super::collections::OWN => Vec::new(),
+            _ if is_write => self.object(event, kind, ClassName::from_trusted(name)).into_iter().collect(),
+            _ if is_end => {
+                let class = ClassName::from_trusted(name);
+                self.dropped.push(class.clone());
+                vec![Change::Unseen { class, gone: None }]
+            }
+            _ => Vec::new(),
+        }
     }
 
     fn class(&mut self, event: &RawDocument, kind: &str) -> Option<Change> {

@@ -154,11 +154,10 @@ async fn prepare(
         if !classes.contains_key(name) {
             continue;
         }
-        if !has_images && let Err(error) = collections.create(db, name).await {
-            tracing::warn!(class = name, %error, "changes of this class come without images: its live queries resync");
+        match has_images {
+            true => collections.set_ready(name),
+            false => collections.adopt(db, name).await,
         }
-        // Indexes are not made unasked where others have made the collection.
-        collections.set_ready(name);
     }
     Ok(())
 }

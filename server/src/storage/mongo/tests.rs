@@ -7,6 +7,7 @@ use crate::storage::contract::{
     Stores, create, delete, done, find, fresh_class, get, select, storage_contract, update, update_at,
 };
 use crate::storage::{Action, Answer, Storage, Write, WriteError};
+use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -306,6 +307,78 @@ async fn a_change_without_its_images_is_unseen() {
     objects.update_one(doc! { "_id": "a" }, doc! { "$set": { "n": 2 } }).await.unwrap();
     let changes = heard(&store, &class, after, 2).await;
     assert_eq!(changes.iter().map(told).collect::<Vec<_>>(), [r#"a - {"n":1}"#, "unseen"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn classes_that_others_make_are_told_with_images() {
+    let Some((store, _, raw)) = two_nodes().await else { return };
+    let class = fresh_class("Adopted");
+    let after = store.tail().position();
+    let row = doc! { "_id": class.as_str(), "objectId": "string", "n": "number" };
+    raw.collection(schemas::COLLECTION).insert_one(row).await.unwrap();
+    heard(&store, &class, after, 1).await;
+    let has_images = async || {
+        let found =
+            raw.list_collections().filter(doc! { "name": class.as_str() }).await.unwrap().try_next().await.unwrap();
+        found.is_some_and(|it| it.options.change_stream_pre_and_post_images.is_some_and(|images| images.enabled))
+    };
+    let started = Instant::now();
+    while !has_images().await {
+        assert!(started.elapsed() < Duration::from_secs(20), "the class was not adopted");
+    }
+    let objects = raw.collection::<Document>(&class);
+    objects.insert_one(doc! { "_id": "a", "n": 1 }).await.unwrap();
+    objects.update_one(doc! { "_id": "a" }, doc! { "$set": { "n": 2 } }).await.unwrap();
+    let changes = heard(&store, &class, after, 3).await;
+    assert_eq!(changes.iter().map(told).collect::<Vec<_>>(), ["class 1", r#"a - {"n":1}"#, r#"a {"n":1} {"n":2}"#]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_too_large_to_be_told_is_unseen() {
+    let Some((store, _, raw)) = two_nodes().await else { return };
+    let class = fresh_class("Large");
+    done(&*store, create(&class, "a", r#"{"text":""}"#)).await;
+    let after = store.snapshot().await.unwrap().cursor().position;
+    let objects = raw.collection::<Document>(&class);
+    for letter in ["x", "y"] {
+        let text = letter.repeat(7 << 20);
+        objects.update_one(doc! { "_id": "a" }, doc! { "$set": { "text": text } }).await.unwrap();
+    }
+    let written = done(&*store, create(&class, "b", "{}")).await.cursor;
+    let changes = heard(&store, &class, after, 3).await;
+    assert!(matches!(changes[1], Change::Unseen { .. }), "it has two large images");
+    assert_eq!(told(&changes[2]), "b - {}");
+    // The log goes past it, too.
+    let (mut at, mut seen) = (after, Vec::new());
+    while at < written.position {
+        let read = store.change_source().read_after(at, 1).await.unwrap();
+        at = read.last().unwrap().position;
+        seen.extend(read);
+    }
+    let unseen = seen.iter().filter(|committed| matches!(committed.change, Change::Unseen { .. }));
+    assert!((1..=2).contains(&unseen.count()), "only what is large");
+    assert_eq!(seen.last().unwrap().position, written.position);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_database_is_no_end() {
+    let Some((store, other, raw)) = two_nodes().await else { return };
+    let class = fresh_class("Dropped");
+    done(&*store, create(&class, "a", r#"{"n":1}"#)).await;
+    let after = store.snapshot().await.unwrap().cursor().position;
+    raw.run_command(doc! { "dropDatabase": 1 }).await.unwrap();
+    let changes = heard(&store, &class, after, 2).await;
+    assert!(changes.iter().any(|change| matches!(change, Change::Unseen { .. })), "{changes:?}");
+    assert!(changes.iter().any(|change| matches!(change, Change::Schema { schema: None, .. })), "{changes:?}");
+    assert!(!store.schemas().contains_key(&class));
+    let written = done(&*store, create(&class, "b", r#"{"n":1}"#)).await;
+    done(&*store, update(&class, "b", r#"{"n":2}"#)).await;
+    for store in [&store, &other] {
+        let changes = heard(store, &class, written.cursor.position - 1, 3).await;
+        assert_eq!(told(changes.last().unwrap()), r#"b {"n":1} {"n":2}"#);
+    }
+    let log = store.change_source().read_after(after, usize::MAX).await.unwrap();
+    assert!(log.last().unwrap().position > written.cursor.position, "the log goes past it, too");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

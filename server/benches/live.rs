@@ -34,8 +34,9 @@ impl Reads for Nothing {
     }
 }
 
+#[async_trait::async_trait]
 impl ChangeSource for Nothing {
-    fn read_after(&self, _: Position, _: usize) -> Result<Vec<Arc<Committed>>, SourceError> {
+    async fn read_after(&self, _: Position, _: usize) -> Result<Vec<Arc<Committed>>, SourceError> {
         Err(SourceError::Unavailable("the tail of a benchmark is never short".to_owned()))
     }
 }

@@ -13,7 +13,8 @@
 //! - [`hooks`]: when cloud code runs, where, its deadline, how its outcome becomes data or an error;
 //! - [`live`]: the live-query engine: subscriptions, predicate index, matching, outboxes;
 //! - [`auth`]: who is asking: keys, sessions, passwords;
-//! - [`storage`]: objects on disk, behind one trait; [`storage::embedded`] is the store of one machine;
+//! - [`storage`]: objects on disk, behind one trait; [`storage::embedded`] is the store of one machine,
+//!   [`storage::mongo`] that of many, in Parse Server's format;
 //! - [`changes`]: what was committed, in order: the seam between storage and live queries;
 //! - [`schema`] and [`permissions`]: pure: what a class is, and who may do what;
 //! - [`error`]: every failure that a client can see; [`telemetry`]: logs and metrics.
@@ -25,7 +26,7 @@
 //! - [`live`] is synchronous: no sockets, no storage, no clock while matching.
 //! - Only [`http`] and [`ws`] know JSON envelopes and status codes; the notation of values lives in
 //!   [`tidings_protocol`].
-//! - Only [`storage::embedded`] imports the key-value store, only `tidings-cloud-code` imports rhai.
+//! - Only [`storage::embedded`] imports the key-value store, only [`storage::mongo`] the MongoDB driver, only `tidings-cloud-code` imports rhai.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

@@ -126,7 +126,7 @@ fn settings_that_cannot_be_are_named() {
 #[test]
 fn settings_of_features_that_come_later_are_refused_wherever_they_are_said() {
     for name in [
-        "database-url",
+        "database-options",
         "webhook-key",
         "maintenance-key",
         "read-only-master-key",

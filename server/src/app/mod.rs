@@ -14,6 +14,7 @@ use crate::net;
 use crate::objects::{self, Objects};
 use crate::schema::{ClassSchema, SchemaEdit};
 use crate::storage::embedded::{Embedded, EmbeddedOptions};
+use crate::storage::mongo::{Mongo, MongoOptions};
 use crate::storage::{Storage, WriteError};
 use crate::{host, telemetry, ws};
 use std::error::Error;
@@ -21,7 +22,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 use tidings_cloud_code::CloudCode;
-use tidings_protocol::ClassName;
+use tidings_protocol::{ClassName, Code};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 
@@ -83,7 +84,7 @@ impl App {
         signals::raise_file_limit();
         let metrics = telemetry::start_metrics();
         let keys = KeysFile::open(&config)?;
-        let storage: Arc<dyn Storage> = Embedded::open(&config.data_dir.join("store"), embedded_options(&config))?;
+        let storage = open_store(&config).await?;
         make_system_classes(&*storage).await?;
 
         let scripts = config.cloud_code.as_deref().filter(|folder| folder.join("main.rhai").exists());
@@ -155,6 +156,16 @@ async fn end_expired_sessions(objects: Objects) {
     }
 }
 
+async fn open_store(config: &Config) -> Outcome<Arc<dyn Storage>> {
+    Ok(match &config.database_url {
+        Some(url) => {
+            let options = MongoOptions { object_bytes: config.max_object_size, ..MongoOptions::default() };
+            Mongo::open(url, options).await?
+        }
+        None => Embedded::open(&config.data_dir.join("store"), embedded_options(config))?,
+    })
+}
+
 /// `_User` and `_Session` exist before anybody signs up.
 async fn make_system_classes(storage: &dyn Storage) -> Outcome<()> {
     let known = storage.schemas();
@@ -164,6 +175,8 @@ async fn make_system_classes(storage: &dyn Storage) -> Outcome<()> {
     for edit in edits {
         match edit.await {
             Ok(_) => {}
+            // Another node was first.
+            Err(WriteError::Rejected(error)) if error.code == Code::InvalidClassName => {}
             Err(WriteError::Rejected(error)) => return Err(error.into()),
             Err(error) => return Err(format!("the system classes cannot be made: {error:?}").into()),
         }

@@ -5,6 +5,7 @@ mod tail;
 pub use tail::{ChangeTail, Read};
 
 use crate::schema::ClassSchema;
+use async_trait::async_trait;
 use compact_str::CompactString;
 use std::fmt;
 use std::sync::Arc;
@@ -20,7 +21,10 @@ pub struct Cursor {
     pub position: Position,
 }
 
-/// How many changes were committed before and at this point.
+/// Where a commit stands in its timeline: later ones have greater positions, with gaps between them.
+///
+/// The changes of one commit may share their position. Whoever follows them takes all of a position or none, so that a
+/// position always lies between two commits.
 pub type Position = u64;
 
 impl fmt::Display for Cursor {
@@ -46,6 +50,12 @@ pub enum Change {
     Schema {
         class: ClassName,
         schema: Option<Arc<ClassSchema>>,
+    },
+    /// Something changed in a class, and the store cannot tell what: whoever follows it has to look again.
+    Unseen {
+        class: ClassName,
+        /// The object that is gone, where at least that is known.
+        gone: Option<ObjectId>,
     },
 }
 
@@ -75,18 +85,20 @@ impl Committed {
                     change.before.as_ref().map_or(0, |object| object.weight())
                         + change.after.as_ref().map_or(0, |object| object.weight())
                 }
-                Change::Schema { .. } => 256,
+                Change::Schema { .. } | Change::Unseen { .. } => 256,
             }
     }
 }
 
 /// Where committed changes can be read again, from any position that is still retained.
+#[async_trait]
 pub trait ChangeSource: Send + Sync {
-    /// The changes after `position`, oldest first, about `max_bytes` of them; empty when there are none yet.
+    /// The changes after `position`, oldest first, about `max_bytes` of them and whole positions only; empty when there
+    /// are none yet.
     ///
     /// # Errors
     /// [`SourceError::Gone`] when retention has passed that position.
-    fn read_after(&self, position: Position, max_bytes: usize) -> Result<Vec<Arc<Committed>>, SourceError>;
+    async fn read_after(&self, position: Position, max_bytes: usize) -> Result<Vec<Arc<Committed>>, SourceError>;
 }
 
 #[derive(Clone, Debug, PartialEq)]

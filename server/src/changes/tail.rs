@@ -34,6 +34,12 @@ struct Recent {
     has_follower: bool,
 }
 
+impl Recent {
+    fn is_same_position(&self, at: usize, other: &Kept) -> bool {
+        self.changes.get(at).is_some_and(|kept| kept.change.position == other.change.position)
+    }
+}
+
 struct Kept {
     change: Arc<Committed>,
     pushed: Instant,
@@ -71,6 +77,7 @@ impl ChangeTail {
         let _ = self.wake.set(Box::new(wake));
     }
 
+    /// Appends changes in order, all of a position in one call.
     pub fn push(&self, changes: impl IntoIterator<Item = Arc<Committed>>) {
         let now = Instant::now();
         let mut recent = self.lock();
@@ -93,19 +100,37 @@ impl ChangeTail {
         }
     }
 
+    /// Changes up to `position` have happened that this tail will never have: its follower is behind, and the log will
+    /// tell it what is gone.
+    pub fn lose_until(&self, position: Position) {
+        let mut recent = self.lock();
+        recent.changes.clear();
+        recent.bytes = 0;
+        recent.floor = position;
+        self.published.store(position, Ordering::Release);
+        drop(recent);
+        if let Some(wake) = self.wake.get() {
+            wake();
+        }
+    }
+
     /// Position of the newest change.
     pub fn position(&self) -> Position {
         self.published.load(Ordering::Acquire)
     }
 
-    /// At most `max` changes after `position`.
+    /// About `max` changes after `position`: whole positions only.
     pub fn read_after(&self, position: Position, max: usize) -> Read {
         let recent = self.lock();
         if position < recent.floor {
             return Read::Behind;
         }
         let start = recent.changes.partition_point(|kept| kept.change.position <= position);
-        Read::Changes(recent.changes.range(start..).take(max).map(|kept| kept.change.clone()).collect())
+        let mut end = start.saturating_add(max).min(recent.changes.len());
+        while end > start && recent.changes.get(end).is_some_and(|next| recent.is_same_position(end - 1, next)) {
+            end += 1;
+        }
+        Read::Changes(recent.changes.range(start..end).map(|kept| kept.change.clone()).collect())
     }
 
     /// The follower has applied everything up to `position`, which weighed `bytes`.
@@ -172,6 +197,13 @@ mod tests {
         assert!(matches!(tail.read_after(10, 9), Read::Behind));
         assert_eq!(positions(tail.read_after(11, 9)), [12, 13, 14]);
         assert_eq!(tail.position(), 14);
+        // What shares a position is read together.
+        tail.push([change(20), change(20)]);
+        assert_eq!(positions(tail.read_after(13, 1)), [14]);
+        assert_eq!(positions(tail.read_after(14, 1)), [20, 20]);
+        tail.lose_until(30);
+        assert!(matches!(tail.read_after(20, 9), Read::Behind));
+        assert!(positions(tail.read_after(30, 9)).is_empty());
     }
 
     #[test]

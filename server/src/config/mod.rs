@@ -27,6 +27,8 @@ pub struct Config {
     /// `/parse`; empty for the root.
     pub mount: String,
     pub data_dir: PathBuf,
+    /// `None` is the embedded store.
+    pub database_url: Option<String>,
     pub app_id: Option<String>,
     pub master_key: Option<String>,
     pub javascript_key: Option<String>,
@@ -116,6 +118,7 @@ impl Config {
             address: SocketAddr::new(host, values.parse("port", "must be a number from 0 to 65535")?),
             mount: mount(values)?,
             data_dir: values.text("data-dir").into(),
+            database_url: database_url(values)?,
             app_id: values.optional("app-id")?,
             master_key: values.optional("master-key")?,
             javascript_key: values.optional("javascript-key")?,
@@ -199,6 +202,15 @@ fn mount(values: &Values) -> Result<String, ConfigError> {
         return Err(values.wrong("mount", "must be a path such as /parse, or / for the root"));
     }
     Ok(mount.to_owned())
+}
+
+/// Messages never quote it: it may hold a password.
+fn database_url(values: &Values) -> Result<Option<String>, ConfigError> {
+    let Some(url) = values.get("database-url") else { return Ok(None) };
+    if !(url.starts_with("mongodb://") || url.starts_with("mongodb+srv://")) {
+        return Err(ConfigError("--database-url must begin with mongodb:// or mongodb+srv://".to_owned()));
+    }
+    Ok(Some(url.to_owned()))
 }
 
 /// A folder that was named must exist; the default one may be missing.
@@ -301,8 +313,17 @@ mod tests {
     }
 
     #[test]
+    fn a_database_is_mongodb_and_its_password_is_not_told() {
+        let url = "mongodb+srv://me:secret@example.org/app";
+        assert_eq!(read(&[("database-url", url)]).unwrap().database_url.as_deref(), Some(url));
+        assert_eq!(read(&[]).unwrap().database_url, None);
+        let error = read(&[("database-url", "postgres://me:secret@example.org")]).unwrap_err();
+        assert!(error.0.contains("--database-url") && !error.0.contains("secret"), "{error}");
+    }
+
+    #[test]
     fn a_setting_of_a_later_version_is_refused() {
-        let error = read(&[("database-url", "mongodb://x")]).unwrap_err();
-        assert!(error.0.contains("--database-url") && error.0.contains("not"), "{error}");
+        let error = read(&[("database-options", "x")]).unwrap_err();
+        assert!(error.0.contains("--database-options") && error.0.contains("not"), "{error}");
     }
 }

@@ -307,8 +307,16 @@ impl Group {
 impl Class {
     /// The subscriptions whose filters name one of these fields.
     pub(super) fn asking_for(&self, fields: &[CompactString]) -> Vec<SubscriptionId> {
-        let groups = self.groups.iter().filter(|(_, group)| group.fields.iter().any(|field| fields.contains(field)));
-        let views = groups.flat_map(|(_, group)| &group.audiences).flat_map(|audience| &audience.views);
+        self.members(|group| group.fields.iter().any(|field| fields.contains(field)))
+    }
+
+    pub(super) fn everybody(&self) -> Vec<SubscriptionId> {
+        self.members(|_| true)
+    }
+
+    fn members(&self, is_meant: impl Fn(&Group) -> bool) -> Vec<SubscriptionId> {
+        let groups = self.groups.iter().map(|(_, group)| group).filter(|group| is_meant(group));
+        let views = groups.flat_map(|group| &group.audiences).flat_map(|audience| &audience.views);
         views.flat_map(|view| view.members.as_slice()).copied().collect()
     }
 }

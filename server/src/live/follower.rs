@@ -7,7 +7,7 @@ use super::engine::{Command, Counts, Engine};
 use super::outbox::Closing;
 use super::reads::{ReadRequest, Reads};
 use super::turns::FEW_PENDING;
-use crate::changes::{ChangeSource, ChangeTail, Read as TailRead, SourceError};
+use crate::changes::{ChangeSource, ChangeTail, Committed, Read as TailRead, SourceError};
 use compact_str::CompactString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -250,7 +250,7 @@ impl Follower {
         let max = self.delivery.settings.batch;
         let changes = match self.tail.read_after(self.engine.position(), max) {
             TailRead::Changes(changes) => changes,
-            TailRead::Behind => match self.source.read_after(self.engine.position(), LOG_BYTES) {
+            TailRead::Behind => match self.log() {
                 // Nobody pushes what is in the log already, so nobody would wake us for it.
                 Ok(changes) if changes.is_empty() => return Batch { bytes: 0, next: Next::Retry },
                 Ok(changes) => changes,
@@ -268,16 +268,22 @@ impl Follower {
             },
         };
         let (mut bytes, now) = (0, self.now());
-        for committed in &changes {
+        for (at, committed) in changes.iter().enumerate() {
             self.engine.apply(committed, now);
             bytes += committed.weight();
-            if self.engine.is_full() || self.engine.should_flush() {
+            // The rest of a position could not be read on its own.
+            let is_whole = changes.get(at + 1).is_none_or(|next| next.position != committed.position);
+            if is_whole && (self.engine.is_full() || self.engine.should_flush()) {
                 return Batch { bytes, next: Next::AtOnce };
             }
         }
         // A full batch says that there is probably more; else whoever pushes it wakes us.
         let next = if changes.is_empty() { Next::WhenWoken } else { Next::AtOnce };
         Batch { bytes, next }
+    }
+
+    fn log(&self) -> Result<Vec<Arc<Committed>>, SourceError> {
+        self.runtime.block_on(self.source.read_after(self.engine.position(), LOG_BYTES))
     }
 
     /// Answers a read on the runtime and brings the answer back as a command.
@@ -353,8 +359,9 @@ mod tests {
         read: Mutex<usize>,
     }
 
+    #[async_trait::async_trait]
     impl ChangeSource for Log {
-        fn read_after(&self, position: Position, max_bytes: usize) -> Result<Vec<Arc<Committed>>, SourceError> {
+        async fn read_after(&self, position: Position, max_bytes: usize) -> Result<Vec<Arc<Committed>>, SourceError> {
             if let Some(error) = self.failing.lock().unwrap().take() {
                 return Err(error);
             }

@@ -483,6 +483,12 @@ fn a_deleted_session_ends_its_subscriptions() {
     // A subscription that was checked just before comes too late.
     world.ask(1, 3, with_session(), false);
     world.expect(1, &[r#"error 3 209 "Invalid session token" false"#]);
+    // No more than the id has to be known of a session that ends.
+    let other = Audience { principals: user("ann"), session: Some(ObjectId::new("s2")) };
+    world.ask(1, 4, NewSubscription { audience: other, ..new("{}", Principals::ANONYMOUS) }, false);
+    world.answer_pings(1);
+    world.apply(Change::Unseen { class: ClassName::SESSION, gone: Some(ObjectId::new("s2")) });
+    world.expect(1, &[r#"error 4 209 "Invalid session token" false"#]);
 }
 
 #[test]
@@ -746,6 +752,26 @@ fn a_connection_is_bounded() {
     world.ask(1, 1, new("{}", Principals::ANONYMOUS), false);
     world.ask(1, 2, new(r#"{"a":{"$regex":"x"}}"#, Principals::ANONYMOUS), false);
     world.expect(1, &["subscribed 1 at t.0", "subscribed 2 at t.0", "ping 2"]);
+}
+
+#[test]
+fn what_nobody_can_tell_is_looked_up() {
+    let mut world = World::new();
+    world.subscribe(1, 1, "{}");
+    world.put("x", "{}");
+    world.expect(1, &["create 1 {objectId:x}"]);
+    let unseen = |class: &str| Change::Unseen { class: ClassName::from_trusted(class), gone: None };
+    world.apply(unseen("Other"));
+    assert!(world.engine.take_reads().is_empty(), "other classes are not concerned");
+    world.apply(unseen("Note"));
+    let request = world.read();
+    world.put("y", "{}");
+    world.apply(unseen("Note"));
+    // The answer is of before the second one.
+    world.answer(&request, 3, &["x"]);
+    let request = world.read();
+    world.answer(&request, 5, &["x", "y"]);
+    world.expect(1, &["result 1 [x y]", "subscribed 1 at t.5"]);
 }
 
 #[test]

@@ -85,6 +85,11 @@ impl ClassLevelPermissions {
         }
     }
 
+    /// Nothing is allowed to anybody but the master key.
+    pub fn closed() -> Self {
+        Self { operations: BTreeMap::new(), protected_fields: BTreeMap::new(), lists_acl: false }
+    }
+
     /// Hides fields of a group in addition to those hidden already.
     #[must_use]
     pub fn protecting(mut self, group: &str, field: &str) -> Self {
@@ -131,8 +136,7 @@ impl ClassLevelPermissions {
     /// # Errors
     /// 107 for anything that is not understood; 102 for what Parse knows and Tidings does not yet.
     pub fn from_map(map: &Map) -> Result<Self, Error> {
-        let lists_acl = map.contains("ACL");
-        let mut permissions = Self { operations: BTreeMap::new(), protected_fields: BTreeMap::new(), lists_acl };
+        let mut permissions = Self { lists_acl: map.contains("ACL"), ..Self::closed() };
         for (key, value) in map.iter() {
             if matches!(key.as_str(), "readUserFields" | "writeUserFields") {
                 return Err(not_supported(key));

@@ -1,17 +1,17 @@
 //! Objects on disk, behind one trait that speaks Parse: objects, operations and predicates, never a database's dialect.
 //!
-//! [`embedded`] is the store of one machine. Callers may rely on this contract, which `contract` checks against every
+//! [`embedded`] is the store of one machine, [`mongo`] the one of many. Callers may rely on this contract, which `contract` checks against every
 //! store:
 //!
 //! - **Operations, not images, are committed.** They apply to the row as it is at that moment, in commit order, and the
 //!   guard is checked in the same moment; nobody above reads, decides and writes.
 //! - **An answered commit is on disk**, whole, with its change records: both images of each object, without internal
-//!   fields, at consecutive positions. A commit that failed left nothing, and harmed no other; only after
+//!   fields, at positions that grow with each commit. A commit that failed left nothing, and harmed no other; only after
 //!   [`Unavailable`] is its outcome open.
 //! - **Reads see one published state.** A [`Snapshot`] never shows half a commit nor anything that is not yet durable,
 //!   and a snapshot taken after a commit was answered shows it.
 //! - **Order is total.** Objects come in the order of the query, equal ones by object id; without an order they come as
-//!   they were created. What a reader may not see is neither returned, skipped nor counted.
+//!   they were created, to the millisecond. What a reader may not see is neither returned, skipped nor counted.
 //! - **The way there does not show.** Whatever index is read or built, found is what [`tidings_protocol::matches`] calls
 //!   a match.
 //! - **Columns keep their type**, and new ones come with the commit that needs them, as a change of its own before the
@@ -21,6 +21,8 @@ mod access;
 #[cfg(test)]
 pub mod contract;
 pub mod embedded;
+mod limits;
+pub mod mongo;
 
 pub use access::{Explanation, Selection};
 
@@ -40,14 +42,15 @@ pub type Answer<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
 /// A store of objects. Shared by every request; cheap to call.
 #[async_trait]
 pub trait Storage: Send + Sync + 'static {
-    /// The newest published state.
+    /// The newest published state, as of now or of the first question to it.
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, Unavailable>;
 
-    /// Commits all writes as one, or none; each sees the earlier ones. Commits take their place in the order of these
-    /// *calls*, not of the awaits: the commit is under way when this returns, and dropping the answer does not stop it.
+    /// Commits all writes as one, or none; each sees the earlier ones. Commits that write one object, or bring columns
+    /// to one class, take their place in the order of these *calls*, not of the awaits: the commit is under way when
+    /// this returns, and dropping the answer does not stop it.
     fn commit(&self, writes: Vec<Write>) -> Answer<Result<Vec<Written>, WriteError>>;
 
-    /// Creates, changes or deletes a class, in order with all commits.
+    /// Creates, changes or deletes a class, in order with all commits that bring columns to it.
     fn edit_schema(&self, edit: SchemaEdit) -> Answer<Result<Option<Arc<ClassSchema>>, WriteError>>;
 
     /// Whether an object is small enough: for who wants to know before the commit, which checks it again.

@@ -73,8 +73,9 @@ impl Reads for FakeReads {
 
 struct NoLog;
 
+#[async_trait::async_trait]
 impl crate::changes::ChangeSource for NoLog {
-    fn read_after(&self, _: Position, _: usize) -> Result<Vec<Arc<Committed>>, SourceError> {
+    async fn read_after(&self, _: Position, _: usize) -> Result<Vec<Arc<Committed>>, SourceError> {
         Err(SourceError::Unavailable("a test".to_owned()))
     }
 }

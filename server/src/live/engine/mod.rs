@@ -196,6 +196,15 @@ impl Engine {
                     }
                 }
             }
+            Change::Unseen { class, gone } => {
+                if let Some(id) = gone.as_ref().filter(|_| *class == ClassName::SESSION) {
+                    self.end_session(id, now);
+                }
+                if let Some(known) = self.by_class.get(class).and_then(|id| self.classes.get_mut(*id)) {
+                    stale = known.everybody();
+                    stale.retain(|id| self.sending.is_before(*id, committed.position));
+                }
+            }
         }
         self.position = committed.position;
         self.counts.changes += 1;

@@ -87,6 +87,13 @@ pub(super) struct Results {
     pub(super) is_resync: bool,
 }
 
+impl Sending {
+    /// Whether a change at this position concerns a subscription.
+    pub(super) fn is_before(&self, id: SubscriptionId, position: Position) -> bool {
+        self.subscriptions.get(id).is_some_and(|subscription| subscription.since < position)
+    }
+}
+
 impl Subscription {
     pub(super) fn is_held(&self) -> bool {
         self.fence.is_some() || self.read.is_some()

@@ -4,13 +4,14 @@
 
 use super::catalog::{self, Catalog, ClassState, Numbers};
 use super::indexes::Index;
-use super::keys::{ClassId, EntryValue, MAX_ID, Sequence};
+use super::keys::{ClassId, EntryValue, Sequence};
 use super::log::{self, Header};
 use super::rows;
 use super::scan::Rows;
 use super::view::{Row, View, unavailable};
 use crate::changes::{Change, Committed, Cursor, ObjectChange, Position};
 use crate::schema::{ClassSchema, SchemaEdit};
+use crate::storage::limits::{self, too_large};
 use crate::storage::{Action, Guard, Unavailable, Unique, Write, WriteError, Written};
 use fjall::Readable;
 use rustc_hash::FxHashMap;
@@ -170,10 +171,7 @@ impl Group {
         let class = self.class_for(&write)?;
         match write.action {
             Action::Create(object) => {
-                if write.id.is_empty() || write.id.len() > MAX_ID {
-                    let message = format!("An objectId has 1 to {MAX_ID} bytes.");
-                    return Err(Error::new(Code::MissingObjectId, message).into());
-                }
+                limits::check_id(&write.id)?;
                 if self.row(&class, &write.id)?.is_some() {
                     return Err(WriteError::Exists);
                 }
@@ -363,10 +361,8 @@ impl Group {
             return Err(WriteError::NotFound);
         };
         let staged = match &after {
-            Some(object) if rows::is_too_deep(object) => {
-                return Err(Error::invalid_json("The object nests too deeply.").into());
-            }
             Some(object) => {
+                limits::check_depth(object)?;
                 let bytes = rows::encode(object, position);
                 if bytes.len() > self.limits.object_bytes {
                     return Err(too_large("object", self.limits.object_bytes).into());
@@ -528,10 +524,6 @@ pub(super) fn check_size(object: &Object, limit: usize) -> Result<(), Error> {
     // In memory an object takes more than on disk: only large ones are worth encoding.
     let is_large = object.weight() > limit && rows::encode(object, Position::MAX).len() > limit;
     if is_large { Err(too_large("object", limit)) } else { Ok(()) }
-}
-
-fn too_large(what: &str, limit: usize) -> Error {
-    Error::new(Code::ObjectTooLarge, format!("The {what} is too large: at most {limit} bytes."))
 }
 
 fn invalid_class(message: String) -> WriteError {

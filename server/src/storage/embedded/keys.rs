@@ -12,14 +12,12 @@
 //! created it: the natural order of a class is the order in which its objects were made, and new rows are appended.
 
 use crate::changes::Position;
+pub(super) use crate::storage::limits::MAX_ID;
 
 pub(super) type ClassId = u32;
 pub(super) type IndexId = u32;
 /// The position at which an object was created.
 pub(super) type Sequence = u64;
-
-/// Longer ids are refused: an id is part of every index key of its object.
-pub(super) const MAX_ID: usize = 255;
 
 pub(super) fn row(class: ClassId, sequence: Sequence) -> [u8; 12] {
     let mut key = [0; 12];

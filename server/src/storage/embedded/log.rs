@@ -13,6 +13,7 @@ use tidings_protocol::{ClassName, Object, ObjectId};
 
 const OBJECT: u8 = 1;
 const SCHEMA: u8 = 2;
+const UNSEEN: u8 = 3;
 /// In place of a length: there is no such image.
 const ABSENT: u32 = u32::MAX;
 
@@ -50,6 +51,12 @@ pub(super) fn encode(change: &Change, header: Header) -> Vec<u8> {
                 None => out.extend_from_slice(&ABSENT.to_be_bytes()),
             }
         }
+        Change::Unseen { class, gone } => {
+            out.push(UNSEEN);
+            write_name(class, &mut out);
+            // No id is empty.
+            write_name(gone.as_deref().unwrap_or_default(), &mut out);
+        }
     }
     out
 }
@@ -85,6 +92,11 @@ pub(super) fn decode(position: Position, bytes: &[u8]) -> Result<Committed, Corr
                 None => None,
             };
             Change::Schema { class, schema }
+        }
+        [UNSEEN] => {
+            let class = ClassName::from_trusted(reader.name()?);
+            let gone = Some(reader.name()?).filter(|id| !id.is_empty()).map(ObjectId::new);
+            Change::Unseen { class, gone }
         }
         _ => return Err(UNREADABLE),
     };
@@ -167,7 +179,9 @@ mod tests {
                 after: None,
             }),
             Change::Schema { class: class.clone(), schema: Some(Arc::new(ClassSchema::new(class.clone()))) },
-            Change::Schema { class, schema: None },
+            Change::Schema { class: class.clone(), schema: None },
+            Change::Unseen { class: class.clone(), gone: None },
+            Change::Unseen { class, gone: Some(ObjectId::new("x")) },
         ] {
             let bytes = encode(&change, header_of);
             assert_eq!(decode(9, &bytes), Ok(Committed { position: 9, change }));

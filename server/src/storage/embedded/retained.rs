@@ -5,13 +5,15 @@ use super::view::unavailable;
 use super::{keys, log};
 use crate::changes::{ChangeSource, Committed, Position, SourceError};
 use crate::storage::Unavailable;
+use async_trait::async_trait;
 use fjall::Readable;
 use std::sync::Arc;
 
 pub(super) struct Retained(pub(super) Arc<Shared>);
 
+#[async_trait]
 impl ChangeSource for Retained {
-    fn read_after(&self, position: Position, max_bytes: usize) -> Result<Vec<Arc<Committed>>, SourceError> {
+    async fn read_after(&self, position: Position, max_bytes: usize) -> Result<Vec<Arc<Committed>>, SourceError> {
         let published = self.0.published.load_full();
         if position < published.floor {
             return Err(SourceError::Gone);

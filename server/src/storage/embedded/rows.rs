@@ -3,7 +3,6 @@
 use crate::changes::Position;
 use compact_str::CompactString;
 use tidings_protocol::bson::{read_object, write_object};
-use tidings_protocol::value::{MAX_DEPTH, Value};
 use tidings_protocol::{Object, names};
 
 /// A field that was taken out of its class: rows written before do not have it, whatever their bytes say.
@@ -42,24 +41,6 @@ pub(super) fn cleaned(bytes: &[u8], removals: &[Removal]) -> Result<Option<Vec<u
     Ok(strip(&mut object, written, removals).then(|| encode(&object, written)))
 }
 
-/// Whether values nest deeper than they could be read again. Bodies are bounded by themselves, but an operation can put
-/// one value deep into another.
-pub(super) fn is_too_deep(object: &Object) -> bool {
-    fn exceeds(value: &Value, room: usize) -> bool {
-        match value {
-            Value::Array(items) => room == 0 || items.iter().any(|value| exceeds(value, room - 1)),
-            Value::Object(map) => room == 0 || map.iter().any(|(_, value)| exceeds(value, room - 1)),
-            // Documents themselves, when stored.
-            Value::Pointer(_) | Value::Relation(_) | Value::GeoPoint(_) | Value::File(_) => room == 0,
-            Value::Polygon(_) => room < 3,
-            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Date(_) | Value::Bytes(_) => {
-                false
-            }
-        }
-    }
-    object.fields.iter().any(|(_, value)| exceeds(value, MAX_DEPTH - 1))
-}
-
 fn split(bytes: &[u8]) -> Result<(Position, &[u8]), Corrupt> {
     let (written, document) = bytes.split_first_chunk().ok_or(Corrupt("a row is too short"))?;
     Ok((Position::from_be_bytes(*written), document))
@@ -77,6 +58,8 @@ fn strip(object: &mut Object, written: Position, removals: &[Removal]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::limits::is_too_deep;
+    use tidings_protocol::Value;
     use tidings_protocol::map;
 
     #[test]

@@ -23,6 +23,10 @@ impl Stores for Folder {
         let store: Arc<dyn Storage> = open(self.0.path());
         Box::pin(std::future::ready(store))
     }
+
+    fn have_one_queue(&self) -> bool {
+        true
+    }
 }
 
 fn folder() -> Folder {
@@ -349,7 +353,7 @@ async fn old_changes_are_forgotten() {
     let store = Embedded::open(folder.0.path(), options()).unwrap();
     fill(&*store, 5_000).await;
     let source = store.change_source();
-    eventually("the beginning is gone", async || source.read_after(0, 1) == Err(SourceError::Gone)).await;
+    eventually("the beginning is gone", async || source.read_after(0, 1).await == Err(SourceError::Gone)).await;
     eventually("only what fits is kept", async || {
         let view = store.shared.view();
         let kept = super::keys::change(view.published.floor + 1)..;
@@ -369,11 +373,11 @@ async fn old_changes_are_forgotten() {
     })
     .await;
     let newest = store.snapshot().await.unwrap().cursor().position;
-    let recent = source.read_after(newest - 100, usize::MAX).unwrap();
+    let recent = source.read_after(newest - 100, usize::MAX).await.unwrap();
     assert_eq!(recent.len(), 100);
     let floor = store.shared.published.load().floor;
-    assert_eq!(source.read_after(floor, 1).unwrap()[0].position, floor + 1);
-    assert_eq!(source.read_after(floor - 1, 1), Err(SourceError::Gone));
+    assert_eq!(source.read_after(floor, 1).await.unwrap()[0].position, floor + 1);
+    assert_eq!(source.read_after(floor - 1, 1).await, Err(SourceError::Gone));
     drop((source, store));
     let store = Embedded::open(folder.0.path(), options()).unwrap();
     assert_eq!(store.snapshot().await.unwrap().cursor().position, newest);

@@ -1,0 +1,165 @@
+//! The collections of classes and their indexes: made before anything needs them, as nobody waits for them then.
+
+use super::documents::pointer_name;
+use super::errors::{already_exists, is_missing};
+use crate::schema::FieldType;
+use compact_str::CompactString;
+use mongodb::Database;
+use mongodb::bson::{Document, doc};
+use mongodb::error::{Error, Result};
+use std::collections::HashSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tidings_protocol::ClassName;
+
+/// Where this store keeps what Parse Server does not know of: one document per lock (see `unique`).
+pub(super) const OWN: &str = "_Tidings";
+
+/// The comparison by which upper and lower case are alike, as Parse Server's indexes have it.
+pub(super) fn ignoring_case() -> Document {
+    doc! { "locale": "en", "strength": 2 }
+}
+
+pub(super) struct Collections {
+    /// Whether changes carry images: where there are no changes to hear, nothing keeps them.
+    have_images: bool,
+    /// What is known to be there: collections, and indexes as `Class/field`.
+    ready: Mutex<HashSet<CompactString>>,
+}
+
+impl Collections {
+    pub(super) fn new(have_images: bool) -> Self {
+        Self { have_images, ready: Mutex::default() }
+    }
+
+    pub(super) fn is_ready(&self, name: &str) -> bool {
+        self.lock().contains(name)
+    }
+
+    pub(super) fn set_ready(&self, name: &str) {
+        self.lock().insert(name.into());
+    }
+
+    /// What was there is gone.
+    pub(super) fn forget(&self, name: &str) {
+        self.lock().retain(|known| known.split('/').next() != Some(name));
+    }
+
+    /// Takes over a class that another program has made. Indexes are not made unasked there.
+    pub(super) async fn adopt(&self, db: &Database, class: &str) {
+        match self.create(db, class).await {
+            Ok(()) => self.set_ready(class),
+            Err(error) => tracing::warn!(class, %error, "its collection cannot be made yet"),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<CompactString>> {
+        // No code that runs under the lock can leave the set half-changed.
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The collection of a class that begins with these columns.
+    pub(super) async fn make(
+        &self,
+        db: &Database,
+        class: &ClassName,
+        columns: &[(CompactString, FieldType)],
+    ) -> Result<()> {
+        if self.is_ready(class) {
+            return Ok(());
+        }
+        self.create(db, class).await?;
+        let mut indexes = vec![index("_created_at_1", doc! { "_created_at": 1 })];
+        indexes.extend(columns.iter().filter_map(|(name, field_type)| pointer_index(name, field_type)));
+        if *class == ClassName::USER {
+            indexes.extend(["username", "email"].map(unique_index));
+        }
+        create_indexes(db, class, indexes).await?;
+        self.set_ready(class);
+        if *class == ClassName::USER {
+            for field in ["username", "email"] {
+                self.make_folded(db, class, field).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A collection whose changes carry both images. One that exists gets them, if that is allowed.
+    pub(super) async fn create(&self, db: &Database, name: &str) -> Result<()> {
+        if !self.have_images {
+            return match db.run_command(doc! { "create": name }).await {
+                Err(error) if already_exists(&error) => Ok(()),
+                other => other.map(drop),
+            };
+        }
+        let images = doc! { "enabled": true };
+        let create = doc! { "create": name, "changeStreamPreAndPostImages": &images };
+        match db.run_command(create).await {
+            Err(error) if already_exists(&error) => {
+                let change = doc! { "collMod": name, "changeStreamPreAndPostImages": images };
+                if let Err(error) = db.run_command(change).await {
+                    tracing::warn!(collection = name, %error, "its changes come without images: live queries resync");
+                }
+                Ok(())
+            }
+            other => other.map(drop),
+        }
+    }
+
+    /// The index by which holders of a value are found, whatever its case.
+    pub(super) async fn make_folded(&self, db: &Database, class: &ClassName, field: &str) -> Result<()> {
+        let key = format!("{class}/{field}");
+        if self.is_ready(&key) {
+            return Ok(());
+        }
+        let mut folded = index(&format!("case_insensitive_{field}"), doc! { field: 1 });
+        folded.insert("collation", ignoring_case());
+        folded.insert("background", true);
+        folded.insert("sparse", true);
+        create_indexes(db, class, vec![folded]).await?;
+        self.set_ready(&key);
+        Ok(())
+    }
+}
+
+/// What makes the newest objects of a pointer quick to find.
+pub(super) fn pointer_index(name: &str, field_type: &FieldType) -> Option<Document> {
+    let FieldType::Pointer(_) = field_type else { return None };
+    let stored = pointer_name(name);
+    Some(index(&format!("{stored}_1__created_at_1"), doc! { stored: 1, "_created_at": 1 }))
+}
+
+/// As Parse Server makes it for the names of users.
+fn unique_index(field: &str) -> Document {
+    let mut index = index(&format!("{field}_1"), doc! { field: 1 });
+    index.insert("unique", true);
+    index.insert("sparse", true);
+    index
+}
+
+pub(super) fn index(name: &str, key: Document) -> Document {
+    doc! { "key": key, "name": name }
+}
+
+pub(super) async fn create_indexes(db: &Database, class: &str, indexes: Vec<Document>) -> Result<()> {
+    if indexes.is_empty() {
+        return Ok(());
+    }
+    let command = doc! { "createIndexes": class, "indexes": indexes, "writeConcern": { "w": "majority" } };
+    match db.run_command(command).await {
+        // The same key under another name, or with other options, will do.
+        Err(error) if is_alike(&error) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+pub(super) async fn drop_index(db: &Database, class: &str, name: &str) -> Result<()> {
+    match db.run_command(doc! { "dropIndexes": class, "index": name }).await {
+        Err(error) if is_missing(&error) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// `IndexOptionsConflict`, `IndexKeySpecsConflict`.
+fn is_alike(error: &Error) -> bool {
+    matches!(super::errors::code(error), Some(85 | 86))
+}

@@ -1,0 +1,196 @@
+//! One commit: one command where MongoDB can do it alone, else a transaction.
+
+use super::errors::{Refusal, duplicate_field, refusal, unavailable, write_error};
+use super::filters::{Filter, permitted};
+use super::updates::{as_stored, ordered, plan};
+use super::{Shared, documents, feed, position, transactions};
+use crate::changes::{Change, Cursor};
+use crate::schema::ClassSchema;
+use crate::storage::limits::check_id;
+use crate::storage::{Action, Guard, Write, WriteError, Written};
+use mongodb::ClientSession;
+use mongodb::bson::{Document, RawDocumentBuf, doc};
+use mongodb::error::Error;
+use mongodb::options::{ReturnDocument, SessionOptions};
+use std::sync::Arc;
+use tidings_protocol::{Date, Object, ObjectId, Update};
+
+/// Whether a write needs columns, or a class, that this process does not know.
+pub(super) fn brings_columns(shared: &Shared, write: &Write) -> bool {
+    let Some(schema) = shared.catalog.get(&write.class) else { return true };
+    write.fields.iter().any(|(name, field_type)| schema.field_type(name).as_ref() != Some(field_type))
+}
+
+pub(super) async fn commit(shared: Arc<Shared>, mut writes: Vec<Write>) -> Result<Vec<Written>, WriteError> {
+    let outcome = make(&shared, &mut writes).await;
+    if let Err(WriteError::Unavailable(_)) = outcome {
+        // Perhaps it was made; whoever follows has to look, if nobody else tells.
+        shared.tell(writes.into_iter().map(|write| Change::Unseen { class: write.class, gone: None }));
+    }
+    outcome
+}
+
+async fn make(shared: &Shared, writes: &mut [Write]) -> Result<Vec<Written>, WriteError> {
+    for write in writes.iter_mut() {
+        if let Action::Create(object) = &mut write.action {
+            check_id(&write.id)?;
+            object.id = write.id.clone();
+            object.fields.values_mut().for_each(as_stored);
+        }
+        if matches!(write.action, Action::Create(_)) || brings_columns(shared, write) {
+            shared.collections.make(&shared.db, &write.class, &write.fields).await.map_err(write_error)?;
+        }
+    }
+    match &*writes {
+        [] => return Ok(Vec::new()),
+        [write] if write.guard.unique.is_empty() && !brings_columns(shared, write) => {
+            if let Some(written) = alone(shared, write).await? {
+                return Ok(vec![written]);
+            }
+        }
+        _ => {}
+    }
+    transactions::commit(shared, writes).await
+}
+
+/// Makes a write with one command. `None` when nothing was written: either the command cannot say it, or the row is not
+/// as it must be, and a transaction will tell why.
+async fn alone(shared: &Shared, write: &Write) -> Result<Option<Written>, WriteError> {
+    let schema = shared.catalog.get_or_empty(&write.class);
+    match &write.action {
+        Action::Create(object) if write.guard.expect.is_none() => {
+            create(shared, write, object, &schema).await.map(Some)
+        }
+        Action::Create(_) => Ok(None),
+        Action::Update { update, at } => self::update(shared, write, update, *at, &schema).await,
+        // On its own a question, not a write.
+        Action::Expect => Ok(None),
+        Action::Delete => delete(shared, write, &schema).await,
+        Action::DeleteIfPresent => {
+            let deleted = delete(shared, write, &schema).await?;
+            // A guard may be what kept it.
+            let is_gone = write.guard == Guard::default();
+            Ok(deleted.or_else(|| is_gone.then(|| nothing(shared.cursor(shared.newest())))))
+        }
+    }
+}
+
+pub(super) fn nothing(cursor: Cursor) -> Written {
+    Written { cursor, before: None, after: None }
+}
+
+async fn create(shared: &Shared, write: &Write, object: &Object, schema: &ClassSchema) -> Result<Written, WriteError> {
+    let document = documents::bounded(object, Some(schema), shared.options.object_bytes)?;
+    let mut session = session(shared).await.map_err(write_error)?;
+    let inserted = shared.objects::<RawDocumentBuf>(&write.class).insert_one(&document).session(&mut session).await;
+    inserted.map_err(|error| insertion_error(&error))?;
+    Ok(written(shared, &session, write, (None, Some(Arc::new(object.clone())))))
+}
+
+/// Why an object could not be inserted.
+pub(super) fn insertion_error(error: &Error) -> WriteError {
+    match (refusal(error), duplicate_field(error)) {
+        (Refusal::DuplicateKey, Some(field)) => WriteError::Duplicate { field: field.into() },
+        (Refusal::DuplicateKey, None) => WriteError::Exists,
+        (Refusal::Misfit | Refusal::Other, _) => unavailable(error.clone()).into(),
+    }
+}
+
+async fn update(
+    shared: &Shared,
+    write: &Write,
+    update: &Update,
+    at: Date,
+    schema: &ClassSchema,
+) -> Result<Option<Written>, WriteError> {
+    let update = ordered(update, schema);
+    let Some(plan) = plan(&update, at, schema, shared.options.object_bytes) else { return Ok(None) };
+    let Some(mut filter) = guarded(&write.id, &write.guard, schema) else { return Ok(None) };
+    filter.push(plan.filter);
+    let mut session = session(shared).await.map_err(write_error)?;
+    let before = shared
+        .objects::<RawDocumentBuf>(&write.class)
+        .find_one_and_update(all(filter), plan.update)
+        .return_document(ReturnDocument::Before)
+        .session(&mut session)
+        .await;
+    let before = match before {
+        Ok(Some(before)) => documents::decode(&before, Some(schema))?,
+        Ok(None) => return Ok(None),
+        Err(error) => match (refusal(&error), duplicate_field(&error)) {
+            (Refusal::Misfit, _) => return Ok(None),
+            (Refusal::DuplicateKey, Some(field)) => return Err(WriteError::Duplicate { field: field.into() }),
+            (Refusal::DuplicateKey, None) | (Refusal::Other, _) => return Err(write_error(error)),
+        },
+    };
+    let after = applied(&before, &update, at)?;
+    Ok(Some(written(shared, &session, write, (Some(Arc::new(before)), Some(Arc::new(after))))))
+}
+
+/// The object with the operations applied.
+pub(super) fn applied(before: &Object, update: &Update, at: Date) -> Result<Object, WriteError> {
+    let mut after = before.clone();
+    update.apply(&mut after)?;
+    after.updated_at = at.max(before.updated_at);
+    Ok(after)
+}
+
+async fn delete(shared: &Shared, write: &Write, schema: &ClassSchema) -> Result<Option<Written>, WriteError> {
+    let Some(filter) = guarded(&write.id, &write.guard, schema) else { return Ok(None) };
+    let mut session = session(shared).await.map_err(write_error)?;
+    let objects = shared.objects::<RawDocumentBuf>(&write.class);
+    let before = objects.find_one_and_delete(all(filter)).session(&mut session).await.map_err(write_error)?;
+    let Some(before) = before else { return Ok(None) };
+    let before = documents::decode(&before, Some(schema))?;
+    Ok(Some(written(shared, &session, write, (Some(Arc::new(before)), None))))
+}
+
+/// What finds the row if the guard holds; `None` if MongoDB cannot say the guard.
+fn guarded(id: &ObjectId, guard: &Guard, schema: &ClassSchema) -> Option<Vec<Document>> {
+    let mut filter = vec![doc! { "_id": id.as_str() }];
+    filter.extend(guard.writer.as_ref().map(|writer| permitted("_wperm", writer)));
+    if let Some(expect) = &guard.expect {
+        filter.push(Some(Filter::of(expect, schema)).filter(|filter| filter.exact)?.document);
+    }
+    Some(filter)
+}
+
+/// One filter of several. The id stays outside of `$and`, where MongoDB takes its shortest way.
+fn all(filters: Vec<Document>) -> Document {
+    let mut filters = filters.into_iter().filter(|filter| !filter.is_empty());
+    let mut document = filters.next().unwrap_or_default();
+    let rest: Vec<Document> = filters.collect();
+    if !rest.is_empty() {
+        document.insert("$and", rest);
+    }
+    document
+}
+
+/// A session for one write, which learns when it was made.
+pub(super) async fn session(shared: &Shared) -> Result<ClientSession, Error> {
+    let options = SessionOptions::builder().causal_consistency(false).build();
+    shared.client.start_session().with_options(options).await
+}
+
+/// An object before and after a write.
+pub(super) type Images = (Option<Arc<Object>>, Option<Arc<Object>>);
+
+/// What a write has done, told where nobody else tells it.
+pub(super) fn written(shared: &Shared, session: &ClientSession, write: &Write, (before, after): Images) -> Written {
+    let cursor = match &shared.standalone {
+        Some(standalone) => {
+            let is_change = !matches!(write.action, Action::Expect) && (before.is_some() || after.is_some());
+            let change = is_change.then(|| feed::told(&write.class, &write.id, before.clone(), after.clone()));
+            shared.cursor(standalone.tell(&shared.tail, change))
+        }
+        None => written_at(shared, session),
+    };
+    Written { cursor, before, after }
+}
+
+/// When the session's last write was made.
+pub(super) fn written_at(shared: &Shared, session: &ClientSession) -> Cursor {
+    let at = session.operation_time().map_or_else(|| shared.newest(), position);
+    shared.heard(at);
+    shared.cursor(at)
+}

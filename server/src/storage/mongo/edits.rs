@@ -1,0 +1,145 @@
+//! Changes to classes that somebody asks for: create, change, delete.
+
+use super::commit::{session, written_at};
+use super::errors::{Refusal, refusal, unavailable};
+use super::transactions::{Failure, Tries, finish, reached, start, still};
+use super::{Shared, collections, schemas};
+use crate::changes::Change;
+use crate::schema::{ClassSchema, FieldType, SchemaEdit};
+use crate::storage::WriteError;
+use compact_str::CompactString;
+use mongodb::ClientSession;
+use mongodb::bson::{Document, doc};
+use std::sync::Arc;
+use tidings_protocol::{ClassName, Code, Error};
+
+/// What an edit did to a class.
+struct Edited {
+    before: Option<ClassSchema>,
+    after: Option<Arc<ClassSchema>>,
+    removed: Vec<CompactString>,
+}
+
+pub(super) async fn edit(shared: Arc<Shared>, edit: SchemaEdit) -> Result<Option<Arc<ClassSchema>>, WriteError> {
+    let class = match &edit {
+        SchemaEdit::Create(schema) => {
+            let columns: Vec<(CompactString, FieldType)> = schema.fields.clone().into_iter().collect();
+            shared.collections.make(&shared.db, &schema.class, &columns).await.map_err(unavailable)?;
+            schema.class.clone()
+        }
+        SchemaEdit::Update { class, .. } | SchemaEdit::Delete(class) => class.clone(),
+    };
+    let mut session = session(&shared).await.map_err(unavailable)?;
+    let mut tries = Tries::begin();
+    let edited = loop {
+        start(&shared, &mut session).await.map_err(unavailable)?;
+        let outcome = attempt(&shared, &mut session, &edit).await;
+        match finish(&shared, &mut session, outcome).await {
+            Ok(edited) => break edited,
+            Err(failure) => tries.rest(failure).await?,
+        }
+    };
+    let is_change = shared.catalog.get(&class) != edited.after;
+    let at = written_at(&shared, &session).position;
+    shared.catalog.put(&class, edited.after.clone(), at);
+    let followed = follow(&shared, &edited).await;
+    if is_change {
+        // Values of removed fields are gone by now, without changes of their own.
+        shared.tell([Change::Schema { class, schema: edited.after.clone() }]);
+    }
+    followed.map_err(unavailable)?;
+    Ok(edited.after)
+}
+
+async fn attempt(shared: &Shared, session: &mut ClientSession, edit: &SchemaEdit) -> Result<Edited, Failure> {
+    let rows = shared.db.collection::<Document>(schemas::COLLECTION);
+    let unchanged = |schema: Option<Arc<ClassSchema>>| Edited { before: None, after: schema, removed: Vec::new() };
+    match edit {
+        SchemaEdit::Create(schema) => {
+            let inserted = rows.insert_one(schemas::encode(schema)).session(session).await;
+            inserted.map_err(|error| match refusal(&error) {
+                Refusal::DuplicateKey => invalid_class(format!("Class {} already exists.", schema.class)),
+                Refusal::Misfit | Refusal::Other => Failure::Database(error),
+            })?;
+            Ok(unchanged(Some(Arc::new(schema.clone()))))
+        }
+        SchemaEdit::Update { class, add_fields, remove_fields, permissions, add_indexes, remove_indexes } => {
+            let row = rows.find_one(doc! { "_id": class.as_str() }).session(&mut *session).await?;
+            let Some((row, before)) = row.and_then(|row| schemas::decode(&row).map(|schema| (row, schema))) else {
+                return Err(invalid_class(format!("Class {class} does not exist.")));
+            };
+            let after = before.edited(add_fields, remove_fields, permissions.as_ref(), add_indexes, remove_indexes)?;
+            if after == before && remove_fields.is_empty() {
+                return Ok(unchanged(Some(Arc::new(after))));
+            }
+            let change = change(&row, &before, &after);
+            let mut filter = doc! { "_id": class.as_str() };
+            filter.extend(still(&row));
+            reached(rows.update_one(filter, change).session(session).await?.matched_count)?;
+            Ok(Edited { before: Some(before), after: Some(Arc::new(after)), removed: remove_fields.clone() })
+        }
+        SchemaEdit::Delete(class) => {
+            let row = rows.find_one(doc! { "_id": class.as_str() }).session(&mut *session).await?;
+            let Some(before) = row.as_ref().and_then(schemas::decode) else { return Ok(unchanged(None)) };
+            let objects = shared.objects::<Document>(class);
+            let count = objects.count_documents(doc! {}).session(&mut *session).await?;
+            if count > 0 {
+                let message = format!("Class {class} is not empty, contains {count} objects, cannot drop schema.");
+                return Err(Error::new(Code::InvalidSchemaOperation, message).into());
+            }
+            rows.delete_one(doc! { "_id": class.as_str() }).session(session).await?;
+            Ok(Edited { before: Some(before), after: None, removed: Vec::new() })
+        }
+    }
+}
+
+/// The update of a class's row. Of its metadata only what changed is touched: Parse Server knows more of it than we do.
+fn change(row: &Document, before: &ClassSchema, after: &ClassSchema) -> Document {
+    let (mut set, mut unset) = (Document::new(), Document::new());
+    for (name, field_type) in after.fields.iter().filter(|(name, known)| before.fields.get(*name) != Some(known)) {
+        set.insert(name.as_str(), schemas::type_text(field_type));
+    }
+    for name in before.fields.keys().filter(|name| !after.fields.contains_key(*name)) {
+        unset.insert(name.as_str(), "");
+    }
+    if before.permissions != after.permissions {
+        set.insert("_metadata.class_permissions", schemas::permissions(&after.permissions));
+    }
+    if before.indexes != after.indexes {
+        // As a whole, because the name of an index may be no path.
+        let stored = row.get_document("_metadata").and_then(|metadata| metadata.get_document("indexes"));
+        let mut indexes = stored.cloned().unwrap_or_default();
+        before.indexes.keys().filter(|name| !after.indexes.contains_key(*name)).for_each(|name| {
+            indexes.remove(name.as_str());
+        });
+        for (name, index) in &after.indexes {
+            indexes.insert(name.as_str(), schemas::index_keys(index, after));
+        }
+        set.insert("_metadata.indexes", indexes);
+    }
+    let parts = [("$set", set), ("$unset", unset)].into_iter().filter(|(_, part)| !part.is_empty());
+    parts.map(|(operator, part)| (operator.to_owned(), part.into())).collect()
+}
+
+/// What follows from an edit beside the class's row: values of removed fields go, indexes come and go.
+async fn follow(shared: &Shared, edited: &Edited) -> Result<(), mongodb::error::Error> {
+    let Some(before) = &edited.before else { return Ok(()) };
+    let empty = ClassSchema::new(before.class.clone());
+    let after = edited.after.as_deref().unwrap_or(&empty);
+    let class: &ClassName = &before.class;
+    let gone: Document = edited.removed.iter().map(|name| (schemas::column_name(name, before), "".into())).collect();
+    if !gone.is_empty() {
+        let holds = gone.keys().map(|name| doc! { name: { "$exists": true } }).collect::<Vec<_>>();
+        shared.objects::<Document>(class).update_many(doc! { "$or": holds }, doc! { "$unset": gone }).await?;
+    }
+    for name in before.indexes.keys().filter(|name| !after.indexes.contains_key(*name)) {
+        collections::drop_index(&shared.db, class, name).await?;
+    }
+    let new = after.indexes.iter().filter(|(name, index)| before.indexes.get(*name) != Some(index));
+    let new = new.map(|(name, index)| collections::index(name, schemas::index_keys(index, after))).collect();
+    collections::create_indexes(&shared.db, class, new).await
+}
+
+fn invalid_class(message: String) -> Failure {
+    Error::new(Code::InvalidClassName, message).into()
+}

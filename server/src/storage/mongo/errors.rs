@@ -1,0 +1,92 @@
+//! What the driver reports, in the words of the trait.
+
+use crate::storage::{Unavailable, WriteError};
+use mongodb::error::{Error, ErrorKind, TRANSIENT_TRANSACTION_ERROR, WriteFailure};
+
+/// A document that no Parse object is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Malformed(pub(super) &'static str);
+
+/// Why a write was not made, as far as the server's code tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    DuplicateKey,
+    /// An operation does not fit the value that it met, or two operations do not go together.
+    Misfit,
+    Other,
+}
+
+const DUPLICATE_KEY: i32 = 11_000;
+/// `BadValue`, `TypeMismatch`, `PathNotViable`, `ConflictingUpdateOperators`.
+const MISFITS: [i32; 4] = [2, 14, 28, 40];
+const NAMESPACE_EXISTS: i32 = 48;
+const NAMESPACE_NOT_FOUND: i32 = 26;
+const INDEX_NOT_FOUND: i32 = 27;
+/// The server no longer has the state, or cannot give it while collections or indexes are being made.
+const SNAPSHOT_UNAVAILABLE: [i32; 2] = [246, 239];
+
+pub(super) fn unavailable(error: Error) -> Unavailable {
+    Unavailable(format!("MongoDB: {error}"))
+}
+
+impl From<Malformed> for Unavailable {
+    fn from(malformed: Malformed) -> Self {
+        Self(format!("MongoDB holds what is no object: {}", malformed.0))
+    }
+}
+
+impl From<Malformed> for WriteError {
+    fn from(malformed: Malformed) -> Self {
+        Self::Unavailable(malformed.into())
+    }
+}
+
+pub(super) fn write_error(error: Error) -> WriteError {
+    WriteError::Unavailable(unavailable(error))
+}
+
+pub(super) fn code(error: &Error) -> Option<i32> {
+    match &*error.kind {
+        ErrorKind::Command(error) => Some(error.code),
+        ErrorKind::Write(WriteFailure::WriteError(error)) => Some(error.code),
+        ErrorKind::Write(WriteFailure::WriteConcernError(error)) => Some(error.code),
+        _ => None,
+    }
+}
+
+pub(super) fn refusal(error: &Error) -> Refusal {
+    match code(error) {
+        Some(DUPLICATE_KEY) => Refusal::DuplicateKey,
+        Some(code) if MISFITS.contains(&code) => Refusal::Misfit,
+        _ => Refusal::Other,
+    }
+}
+
+/// The field of the unique index that a write ran into; `None` for the id.
+pub(super) fn duplicate_field(error: &Error) -> Option<String> {
+    let message = match &*error.kind {
+        ErrorKind::Command(error) => &error.message,
+        ErrorKind::Write(WriteFailure::WriteError(error)) => &error.message,
+        _ => return None,
+    };
+    // `… dup key: { username: "x" }`; the server gives no other form in a findAndModify.
+    let (_, key) = message.split_once("dup key: {")?;
+    let (field, _) = key.trim_start().split_once(':')?;
+    (field != "_id").then(|| super::documents::parse_name(field).to_owned())
+}
+
+pub(super) fn is_transient(error: &Error) -> bool {
+    error.contains_label(TRANSIENT_TRANSACTION_ERROR)
+}
+
+pub(super) fn is_snapshot_unavailable(error: &Error) -> bool {
+    code(error).is_some_and(|code| SNAPSHOT_UNAVAILABLE.contains(&code))
+}
+
+pub(super) fn already_exists(error: &Error) -> bool {
+    code(error) == Some(NAMESPACE_EXISTS)
+}
+
+pub(super) fn is_missing(error: &Error) -> bool {
+    matches!(code(error), Some(NAMESPACE_NOT_FOUND | INDEX_NOT_FOUND))
+}

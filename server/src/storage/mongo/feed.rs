@@ -1,0 +1,314 @@
+//! What happens in the database, whoever does it: its change stream, as changes.
+//!
+//! The stream tells the writes of this process like those of any other, in the order of the cluster's time, which is the
+//! position. The writes of one transaction have the same time, and are handed on together.
+
+use super::errors::code;
+use super::{Shared, documents, position, schemas, timestamp};
+use crate::changes::{Change, ChangeSource, Committed, ObjectChange, Position, SourceError};
+use crate::schema::ClassSchema;
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use mongodb::bson::{Document, RawBsonRef, RawDocument, doc};
+use mongodb::error::Error;
+use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tidings_protocol::{ClassName, Object, ObjectId};
+
+/// A field that is set and taken away again in one transaction, by who holds a row: nothing happened to it.
+pub(super) const HELD: &str = "_tidings_held";
+/// How long the server waits for news before it says that there are none.
+const AWAIT: Duration = Duration::from_millis(500);
+/// How soon a stream that broke is opened again.
+const REST: Duration = Duration::from_millis(100);
+/// An answer that is larger may have been cut in the middle of a transaction; a smaller one ends where the news end.
+const WHOLE_BYTES: usize = 1 << 20;
+/// The stream's history has passed the point where it should begin.
+const HISTORY_LOST: i32 = 286;
+/// An event with its images is larger than an answer may be.
+const TOO_LARGE: i32 = 10_334;
+/// An answer of 16 MiB has room for three parts of an event that are smaller.
+const LARGE_BYTES: i32 = 5 << 20;
+
+/// What the stream tells of each event.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Telling {
+    /// Everything.
+    All,
+    /// All but large images, for events that are larger than any answer with them.
+    Small,
+}
+
+/// Follows the stream and feeds the tail, for ever.
+pub(super) async fn follow(shared: Arc<Shared>, mut after: Position) {
+    let mut telling = Telling::All;
+    loop {
+        let outcome = follow_once(&shared, &mut after, telling).await;
+        let passed = telling == Telling::Small;
+        telling = Telling::All;
+        match outcome {
+            // Past what was too large.
+            Ok(()) if passed => continue,
+            Ok(()) => tracing::warn!("the change stream ended, as the database was dropped; it is opened again"),
+            Err(error) if code(&error) == Some(TOO_LARGE) => {
+                tracing::warn!("a change is too large to be told: live queries of its class get fresh results");
+                telling = Telling::Small;
+                continue;
+            }
+            Err(error) if code(&error) == Some(HISTORY_LOST) => {
+                tracing::error!(%error, "changes were missed: live queries start over");
+                match newest(&shared).await {
+                    Ok(now) => {
+                        after = now;
+                        shared.tail.lose_until(now);
+                    }
+                    Err(error) => tracing::warn!(%error, "the database does not answer"),
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the change stream broke; it is opened again where it ended"),
+        }
+        metrics::counter!("tidings_store_stream_restarts_total").increment(1);
+        tokio::time::sleep(REST).await;
+    }
+}
+
+/// Follows the stream to its end; one that leaves something out, to the end of its first news.
+async fn follow_once(shared: &Arc<Shared>, after: &mut Position, telling: Telling) -> Result<(), Error> {
+    let mut stream = open(shared, *after, AWAIT, telling).await?;
+    let mut reader = Reader::new(shared);
+    while let Some(batch) = stream.next().await {
+        let Told { changes, until } = reader.read(&batch?)?;
+        reader.dropped.drain(..).for_each(|class| shared.collections.forget(&class));
+        for committed in &changes {
+            if let Change::Schema { class, schema } = &committed.change {
+                shared.catalog.put(class, schema.clone(), committed.position);
+                if schema.is_some() && !shared.collections.is_ready(class) {
+                    let (shared, class) = (shared.clone(), class.clone());
+                    shared.runtime.clone().spawn(async move { shared.collections.adopt(&shared.db, &class).await });
+                }
+            }
+        }
+        *after = (*after).max(until);
+        if let Some(last) = changes.last() {
+            shared.heard(last.position);
+            shared.tail.push(changes);
+            if telling == Telling::Small && reader.held.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn open(shared: &Shared, after: Position, wait: Duration, telling: Telling) -> Result<RawBatchCursor, Error> {
+    let mut stages = vec![doc! { "$changeStream": {
+        "fullDocument": "whenAvailable",
+        "fullDocumentBeforeChange": "whenAvailable",
+        "startAtOperationTime": timestamp(after + 1),
+    } }];
+    if telling == Telling::Small {
+        let small = |part: &str| doc! { "$cond": [{ "$lt": [{ "$bsonSize": part }, LARGE_BYTES] }, part, "$$REMOVE"] };
+        stages.push(doc! { "$set": {
+            "fullDocument": small("$fullDocument"),
+            "fullDocumentBeforeChange": small("$fullDocumentBeforeChange"),
+            "updateDescription": small("$updateDescription"),
+        } });
+    }
+    shared.db.aggregate(stages).max_await_time(wait).batch().await
+}
+
+async fn newest(shared: &Shared) -> Result<Position, Error> {
+    let answer = shared.db.run_command(doc! { "ping": 1 }).await?;
+    Ok(answer.get_timestamp("operationTime").map_or_else(|_| shared.newest(), position))
+}
+
+/// All that the database still has of its history: as much as its oplog holds.
+pub(super) struct Log(pub(super) Arc<Shared>);
+
+#[async_trait]
+impl ChangeSource for Log {
+    async fn read_after(&self, after: Position, max_bytes: usize) -> Result<Vec<Arc<Committed>>, SourceError> {
+        let mut read = self.read(after, max_bytes, Telling::All).await;
+        if read.as_ref().is_err_and(|error| code(error) == Some(TOO_LARGE)) {
+            read = self.read(after, max_bytes, Telling::Small).await;
+        }
+        read.map_err(|error| match code(&error) {
+            Some(HISTORY_LOST) => SourceError::Gone,
+            _ => SourceError::Unavailable(error.to_string()),
+        })
+    }
+}
+
+impl Log {
+    async fn read(&self, after: Position, max_bytes: usize, telling: Telling) -> Result<Vec<Arc<Committed>>, Error> {
+        let end = newest(&self.0).await?;
+        let mut reader = Reader::new(&self.0);
+        let (mut found, mut bytes): (Vec<Arc<Committed>>, usize) = (Vec::new(), 0);
+        let mut at = after;
+        // The stream ends where the database was dropped, and goes on behind it.
+        while at < end {
+            let mut stream = open(&self.0, at, Duration::from_millis(10), telling).await?;
+            while let Some(batch) = stream.next().await {
+                let batch = batch?;
+                let Told { changes, until } = reader.read(&batch)?;
+                for committed in changes {
+                    let begins = found.last().is_some_and(|last| last.position < committed.position);
+                    if begins && bytes >= max_bytes {
+                        return Ok(found);
+                    }
+                    bytes += committed.weight();
+                    found.push(committed);
+                }
+                at = at.max(until);
+                if reader.held.is_empty() && seen(&batch).is_none_or(|seen| seen >= end) {
+                    return Ok(found);
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Up to where a batch has looked. Its token begins with the type of a timestamp, and the timestamp.
+fn seen(batch: &RawBatch) -> Option<Position> {
+    let cursor = batch.as_raw_document().get_document("cursor").ok()?;
+    let token = cursor.get_document("postBatchResumeToken").ok()?.get_str("_data").ok()?;
+    u64::from_str_radix(token.strip_prefix("82")?.get(..16)?, 16).ok()
+}
+
+/// What a batch tells.
+struct Told {
+    changes: Vec<Arc<Committed>>,
+    /// Everything up to here is told.
+    until: Position,
+}
+
+/// Turns batches of events into changes, whole positions at a time.
+struct Reader {
+    /// Classes as of the event that is read: which form values have depends on them.
+    schemas: BTreeMap<ClassName, Arc<ClassSchema>>,
+    /// The beginning of a transaction whose end has not come yet.
+    held: Vec<Arc<Committed>>,
+    /// Collections that were dropped or renamed.
+    dropped: Vec<ClassName>,
+}
+
+impl Reader {
+    fn new(shared: &Shared) -> Self {
+        Self { schemas: BTreeMap::clone(&shared.catalog.all()), held: Vec::new(), dropped: Vec::new() }
+    }
+
+    fn read(&mut self, batch: &RawBatch) -> Result<Told, Error> {
+        let mut changes = std::mem::take(&mut self.held);
+        // The token's own time may have more events.
+        let mut until = seen(batch).map_or(0, |seen| seen.saturating_sub(1));
+        let mut is_open = false;
+        for event in batch.doc_slices()? {
+            let Some(event) = event.ok().and_then(RawBsonRef::as_document) else { continue };
+            is_open = event.get("txnNumber").ok().flatten().is_some();
+            let Ok(time) = event.get_timestamp("clusterTime").map(position) else { continue };
+            until = until.max(time);
+            let committed = |change| Arc::new(Committed { position: time, change });
+            changes.extend(self.changes(event).into_iter().map(committed));
+        }
+        if is_open && batch.as_raw_document().as_bytes().len() > WHOLE_BYTES {
+            let last = changes.last().map_or(0, |last| last.position);
+            let whole = changes.partition_point(|change| change.position < last);
+            self.held = changes.split_off(whole);
+            until = until.min(last.saturating_sub(1));
+        }
+        Ok(Told { changes, until })
+    }
+
+    fn changes(&mut self, event: &RawDocument) -> Vec<Change> {
+        let (Ok(kind), Ok(space)) = (event.get_str("operationType"), event.get_document("ns")) else {
+            return Vec::new();
+        };
+        let Ok(name) = space.get_str("coll") else { return Vec::new() };
+        let is_write = matches!(kind, "insert" | "update" | "replace" | "delete");
+        let is_end = matches!(kind, "drop" | "rename");
+        match name {
+            schemas::COLLECTION if is_write => self.class(event, kind).into_iter().collect(),
+            schemas::COLLECTION if is_end => {
+                let gone = |class| Change::Schema { class, schema: None };
+                std::mem::take(&mut self.schemas).into_keys().map(gone).collect()
+            }
+            _ if name.starts_with("_Join:") || name == super::collections::OWN => Vec::new(),
+            _ if is_write => self.object(event, kind, ClassName::from_trusted(name)).into_iter().collect(),
+            _ if is_end => {
+                let class = ClassName::from_trusted(name);
+                self.dropped.push(class.clone());
+                vec![Change::Unseen { class, gone: None }]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn class(&mut self, event: &RawDocument, kind: &str) -> Option<Change> {
+        let class = ClassName::from_trusted(event.get_document("documentKey").ok()?.get_str("_id").ok()?);
+        let schema = match kind {
+            "delete" => None,
+            _ => {
+                let row = event.get_document("fullDocument").ok()?;
+                Some(Arc::new(schemas::decode(&Document::try_from(row).ok()?)?))
+            }
+        };
+        if self.schemas.get(&class) == schema.as_ref() && schema.is_none() {
+            return None;
+        }
+        match &schema {
+            Some(schema) => self.schemas.insert(class.clone(), schema.clone()),
+            None => self.schemas.remove(&class),
+        };
+        Some(Change::Schema { class, schema })
+    }
+
+    fn object(&self, event: &RawDocument, kind: &str, class: ClassName) -> Option<Change> {
+        if is_only_held(event) {
+            return None;
+        }
+        let schema = self.schemas.get(&class);
+        let image = |name: &str| -> Option<Arc<Object>> {
+            let document = event.get_document(name).ok()?;
+            Some(Arc::new(documents::decode(document, schema.map(|schema| &**schema)).ok()?))
+        };
+        let (before, after) = (image("fullDocumentBeforeChange"), image("fullDocument"));
+        let is_whole = match kind {
+            "insert" => after.is_some(),
+            "delete" => before.is_some(),
+            _ => before.is_some() && after.is_some(),
+        };
+        if !is_whole {
+            tracing::debug!(%class, kind, "a change came without its images");
+            metrics::counter!("tidings_store_images_missing_total").increment(1);
+            let gone = event.get_document("documentKey").and_then(|key| key.get_str("_id"));
+            return Some(Change::Unseen { class, gone: gone.ok().filter(|_| kind == "delete").map(ObjectId::new) });
+        }
+        let id = after.as_ref().or(before.as_ref())?.id.clone();
+        Some(told(&class, &id, before.filter(|_| kind != "insert"), after))
+    }
+}
+
+/// A change as it is told, without internal fields.
+pub(super) fn told(
+    class: &ClassName,
+    id: &ObjectId,
+    before: Option<Arc<Object>>,
+    after: Option<Arc<Object>>,
+) -> Change {
+    let public = |object: Arc<Object>| {
+        if object.has_internal_fields() { Arc::new(object.without_internal_fields()) } else { object }
+    };
+    let (before, after) = (before.map(public), after.map(public));
+    Change::Object(ObjectChange { class: class.clone(), id: id.clone(), before, after })
+}
+
+fn is_only_held(event: &RawDocument) -> bool {
+    let Ok(update) = event.get_document("updateDescription") else { return false };
+    let set = update.get_document("updatedFields").into_iter().flat_map(RawDocument::iter).flatten();
+    let unset = update.get_array("removedFields").into_iter().flatten().flatten().filter_map(RawBsonRef::as_str);
+    let mut names = set.map(|(name, _)| name.as_str()).chain(unset).peekable();
+    names.peek().is_some() && names.all(|name| name == HELD)
+}

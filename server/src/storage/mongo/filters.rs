@@ -1,0 +1,495 @@
+//! Parse's predicates and orders as MongoDB's.
+//!
+//! What a predicate means is [`tidings_protocol::matches`]' to say. Most of it MongoDB says in the same way, and a
+//! filter here is exact; where it does not, the filter lets through at least what matches, and whoever reads asks the
+//! matcher again. Which of the two it is depends on the column: a number is never an array, so that everything can be
+//! said about it, while an array may hold pointers, which are documents to MongoDB.
+
+use super::documents::{has_many_forms, inner, pointer_name, pointer_text, pointers_in_arrays};
+use super::schemas::column_name;
+use crate::permissions::Principals;
+use crate::schema::{ClassSchema, FieldType};
+use mongodb::bson::{Bson, Document, doc};
+use tidings_protocol::acl::PUBLIC;
+use tidings_protocol::names::is_internal_field;
+use tidings_protocol::query::{Constraint, Order, Regex};
+use tidings_protocol::{ClassName, Predicate, Value};
+
+/// A predicate as far as MongoDB can say it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Filter {
+    /// Finds every object that matches.
+    pub(super) document: Document,
+    /// Finds no other.
+    pub(super) exact: bool,
+}
+
+/// How results are brought into order.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Sort {
+    /// By the server.
+    Server(Document),
+    /// By us, after reading all: MongoDB would compare the stored form, which is not the value's order.
+    Client,
+}
+
+/// What the values of a column can be.
+enum Column<'a> {
+    /// Null or one plain value.
+    Plain,
+    Pointer(&'a ClassName),
+    File,
+    Object,
+    /// Arrays, and columns that the schema does not know.
+    Array,
+    /// Stored in a form that has nothing to do with how Parse compares it.
+    Opaque,
+}
+
+fn column<'a>(name: &str, schema: &'a ClassSchema) -> Column<'a> {
+    if is_internal_field(name) || matches!(name, "objectId" | "createdAt" | "updatedAt") {
+        return Column::Plain;
+    }
+    match schema.fields.get(name) {
+        Some(FieldType::String | FieldType::Number | FieldType::Boolean | FieldType::Date | FieldType::Bytes) => {
+            Column::Plain
+        }
+        Some(FieldType::Pointer(class)) => Column::Pointer(class),
+        Some(FieldType::File) => Column::File,
+        Some(FieldType::Object) => Column::Object,
+        Some(FieldType::Array) | None => Column::Array,
+        Some(FieldType::GeoPoint | FieldType::Polygon | FieldType::Relation(_) | FieldType::Acl) => Column::Opaque,
+    }
+}
+
+impl Filter {
+    fn exact(document: Document) -> Self {
+        Self { document, exact: true }
+    }
+
+    fn at_least(document: Document) -> Self {
+        Self { document, exact: false }
+    }
+
+    /// Whatever matches is among everything.
+    fn unsaid() -> Self {
+        Self::at_least(Document::new())
+    }
+
+    fn nothing() -> Self {
+        Self::exact(doc! { "$nor": [{}] })
+    }
+
+    pub(super) fn of(predicate: &Predicate, schema: &ClassSchema) -> Self {
+        let filters = |parts: &[Predicate]| parts.iter().map(|part| Self::of(part, schema)).collect();
+        match predicate {
+            Predicate::And(parts) => Self::all(filters(parts)),
+            Predicate::Or(parts) => Self::any(filters(parts)),
+            Predicate::Nor(parts) => Self::any(filters(parts)).negated(),
+            Predicate::Field { path, constraint } => field(path, constraint, schema),
+        }
+    }
+
+    fn all(filters: Vec<Self>) -> Self {
+        let exact = filters.iter().all(|filter| filter.exact);
+        let mut documents: Vec<Document> =
+            filters.into_iter().map(|filter| filter.document).filter(|document| !document.is_empty()).collect();
+        let document = if documents.len() > 1 {
+            doc! { "$and": documents }
+        } else {
+            documents.pop().unwrap_or_default()
+        };
+        Self { document, exact }
+    }
+
+    fn any(filters: Vec<Self>) -> Self {
+        if filters.is_empty() {
+            return Self::nothing();
+        }
+        let exact = filters.iter().all(|filter| filter.exact);
+        let mut documents: Vec<Document> = filters.into_iter().map(|filter| filter.document).collect();
+        // One that is everything makes the whole everything.
+        if documents.iter().any(Document::is_empty) {
+            return Self { document: Document::new(), exact };
+        }
+        let document = if documents.len() > 1 {
+            doc! { "$or": documents }
+        } else {
+            documents.pop().unwrap_or_default()
+        };
+        Self { document, exact }
+    }
+
+    /// The complement of what is known exactly; of anything else nothing can be said.
+    fn negated(self) -> Self {
+        if self.exact { Self::exact(doc! { "$nor": [self.document] }) } else { Self::unsaid() }
+    }
+
+    /// Narrows the filter by what is exact.
+    pub(super) fn and(self, document: Document) -> Self {
+        Self::all(vec![self, Self::exact(document)])
+    }
+}
+
+/// What objects must have for somebody to read or write them; empty for the master key.
+pub(super) fn permitted(list: &str, who: &Principals) -> Document {
+    if who.master {
+        return Document::new();
+    }
+    let mut names = vec![Bson::Null, PUBLIC.into()];
+    names.extend(who.user.as_ref().map(|user| Bson::from(user.as_str())));
+    doc! { list: { "$in": names } }
+}
+
+fn field(path: &str, constraint: &Constraint, schema: &ClassSchema) -> Filter {
+    if let Some((head, rest)) = path.split_once('.') {
+        return inside(&format!("{}.{rest}", column_name(head, schema)), constraint);
+    }
+    // Beyond these few forms, a negation is what its opposite is not.
+    match constraint {
+        Constraint::Ne(value) => return field(path, &Constraint::Eq(value.clone()), schema).negated(),
+        Constraint::Nin(values) => return field(path, &Constraint::In(values.clone()), schema).negated(),
+        Constraint::All(values) => {
+            let each = values.iter().map(|value| field(path, &Constraint::Eq(value.clone()), schema)).collect();
+            return if values.is_empty() { Filter::nothing() } else { Filter::all(each) };
+        }
+        Constraint::AllMatch(expressions) => {
+            let each = expressions.iter().map(|regex| field(path, &Constraint::Matches(regex.clone()), schema));
+            return Filter::all(each.collect());
+        }
+        _ => {}
+    }
+    let name = column_name(path, schema);
+    match column(path, schema) {
+        Column::Plain => plain(&name, constraint),
+        Column::Pointer(class) => pointer(&pointer_name(path), class, constraint),
+        Column::File => file(&name, constraint),
+        Column::Object => object(&name, constraint),
+        Column::Array => array(&name, constraint),
+        Column::Opaque => opaque(&name, constraint),
+    }
+}
+
+/// What MongoDB says in the same way for every column whose values are what they are in Parse.
+fn plain(name: &str, constraint: &Constraint) -> Filter {
+    let list = |values: &[Value]| values.iter().map(inner).collect::<Vec<_>>();
+    Filter::exact(match constraint {
+        Constraint::Eq(value) => doc! { name: { "$eq": inner(value) } },
+        Constraint::Lt(value) => doc! { name: { "$lt": inner(value) } },
+        Constraint::Lte(value) => doc! { name: { "$lte": inner(value) } },
+        Constraint::Gt(value) => doc! { name: { "$gt": inner(value) } },
+        Constraint::Gte(value) => doc! { name: { "$gte": inner(value) } },
+        Constraint::In(values) => doc! { name: { "$in": list(values) } },
+        Constraint::Exists(flag) => doc! { name: { "$exists": flag } },
+        Constraint::Matches(regex) => return matching(name, regex),
+        Constraint::Ne(_) | Constraint::Nin(_) | Constraint::All(_) | Constraint::AllMatch(_) => {
+            return Filter::unsaid();
+        }
+    })
+}
+
+fn exists(name: &str) -> Document {
+    doc! { name: { "$exists": true } }
+}
+
+fn matching(name: &str, regex: &Regex) -> Filter {
+    match portable(regex) {
+        Some((pattern, options)) => Filter::exact(doc! { name: { "$regex": pattern, "$options": options } }),
+        None => Filter::at_least(doc! { name: { "$type": "string" } }),
+    }
+}
+
+/// An expression that means the same here and there: literal text, perhaps tied to the beginning or the end. The two
+/// engines do not agree on much more (classes, Unicode, what `$` is before a line's end).
+fn portable(regex: &Regex) -> Option<(String, &'static str)> {
+    let options = match regex.options.as_str() {
+        "" | "u" => "",
+        "i" => "i",
+        _ => return None,
+    };
+    let (mut out, mut rest) = (String::new(), regex.pattern.as_str());
+    if let Some(tied) = rest.strip_prefix('^') {
+        (out, rest) = ("^".to_owned(), tied);
+    }
+    while let Some(letter) = rest.chars().next() {
+        let behind = &rest[letter.len_utf8()..];
+        rest = match letter {
+            '\\' if behind.starts_with('Q') => {
+                let quoted = &behind[1..];
+                let (literal, after) = quoted.split_once("\\E").unwrap_or((quoted, ""));
+                literal.chars().for_each(|letter| write_literal(letter, &mut out));
+                after
+            }
+            '\\' => {
+                let escaped = behind.chars().next().filter(char::is_ascii_punctuation)?;
+                write_literal(escaped, &mut out);
+                &behind[1..]
+            }
+            '$' if behind.is_empty() => {
+                out.push_str("\\z");
+                behind
+            }
+            '^' | '$' | '.' | '|' | '?' | '*' | '+' | '(' | ')' | '[' | ']' | '{' | '}' | '\0' => return None,
+            _ => {
+                write_literal(letter, &mut out);
+                behind
+            }
+        };
+    }
+    let is_portable = !out.contains('\0') && (options.is_empty() || out.is_ascii());
+    is_portable.then_some((out, options))
+}
+
+fn write_literal(letter: char, out: &mut String) {
+    if letter.is_ascii_punctuation() {
+        out.push('\\');
+    }
+    out.push(letter);
+}
+
+fn pointer(name: &str, class: &ClassName, constraint: &Constraint) -> Filter {
+    let text =
+        |value: &Value| value.as_pointer().map(|pointer| Bson::String(pointer_text(&pointer.class, &pointer.id)));
+    let compared = |operator: &str, value: &Value| match value {
+        Value::Null => plain(name, constraint),
+        value => text(value).map_or_else(Filter::nothing, |text| Filter::exact(doc! { name: { operator: text } })),
+    };
+    match constraint {
+        Constraint::Eq(value) => compared("$eq", value),
+        Constraint::Lt(value) => compared("$lt", value),
+        Constraint::Lte(value) => compared("$lte", value),
+        Constraint::Gt(value) => compared("$gt", value),
+        Constraint::Gte(value) => compared("$gte", value),
+        Constraint::In(values) => {
+            let stored = values.iter().filter_map(|value| match value {
+                Value::Null => Some(Bson::Null),
+                // A plain id stands for a pointer.
+                Value::String(id) => Some(Bson::String(pointer_text(class, id))),
+                other => text(other),
+            });
+            Filter::exact(doc! { name: { "$in": stored.collect::<Vec<_>>() } })
+        }
+        Constraint::Exists(_) => plain(name, constraint),
+        // Texts match expressions; a pointer is none.
+        _ => Filter::nothing(),
+    }
+}
+
+/// A file is stored as its name alone.
+fn file(name: &str, constraint: &Constraint) -> Filter {
+    match constraint {
+        Constraint::Exists(_) | Constraint::Eq(Value::Null) => plain(name, constraint),
+        Constraint::Eq(Value::File(file)) => Filter::at_least(doc! { name: file.name.as_str() }),
+        _ => Filter::unsaid(),
+    }
+}
+
+fn opaque(name: &str, constraint: &Constraint) -> Filter {
+    match constraint {
+        Constraint::Exists(_) | Constraint::Eq(Value::Null) => plain(name, constraint),
+        _ => Filter::unsaid(),
+    }
+}
+
+fn object(name: &str, constraint: &Constraint) -> Filter {
+    match constraint {
+        Constraint::Eq(value) if has_many_forms(value) => Filter::at_least(exists(name)),
+        Constraint::In(values) if values.iter().any(has_many_forms) => Filter::unsaid(),
+        _ if orders_documents(constraint) => Filter::at_least(exists(name)),
+        _ => plain(name, constraint),
+    }
+}
+
+fn array(name: &str, constraint: &Constraint) -> Filter {
+    match constraint {
+        Constraint::Eq(value) if has_many_forms(value) => Filter::at_least(exists(name)),
+        Constraint::In(values) if values.iter().any(|value| has_many_forms(value) || value.as_array().is_some()) => {
+            Filter::unsaid()
+        }
+        Constraint::In(values) => {
+            let ids: Vec<_> = values.iter().filter_map(Value::as_str).map(Bson::from).collect();
+            if ids.is_empty() {
+                return plain(name, constraint);
+            }
+            // A plain id stands for the pointers with that id.
+            let pointers = Filter::exact(doc! { name: pointers_in_arrays(ids) });
+            Filter::any(vec![plain(name, constraint), pointers])
+        }
+        _ if orders_documents(constraint) => Filter::at_least(exists(name)),
+        _ => plain(name, constraint),
+    }
+}
+
+/// Inside objects and arrays anything may stand, so that the filter only narrows: to what has the value somewhere
+/// there. Where missing values match, nothing can be said.
+fn inside(path: &str, constraint: &Constraint) -> Filter {
+    let narrows = |value: &Value| !value.is_null() && !has_many_forms(value);
+    match constraint {
+        Constraint::Eq(value) if narrows(value) => Filter::at_least(plain(path, constraint).document),
+        Constraint::In(values) if values.iter().all(narrows) => {
+            let ids: Vec<_> = values.iter().filter_map(Value::as_str).map(Bson::from).collect();
+            let pointers = doc! { format!("{path}.objectId"): { "$in": ids } };
+            Filter::at_least(doc! { "$or": [plain(path, constraint).document, pointers] })
+        }
+        Constraint::All(values) if values.iter().all(narrows) => {
+            let each = values.iter().map(|value| inside(path, &Constraint::Eq(value.clone()))).collect();
+            if values.is_empty() { Filter::nothing() } else { Filter::all(each) }
+        }
+        Constraint::Lt(value) | Constraint::Lte(value) | Constraint::Gt(value) | Constraint::Gte(value)
+            if narrows(value) && !orders_documents(constraint) =>
+        {
+            Filter::at_least(plain(path, constraint).document)
+        }
+        Constraint::Matches(regex) => Filter::at_least(matching(path, regex).document),
+        _ => Filter::unsaid(),
+    }
+}
+
+/// Whether a comparison is with something that is stored as a document or an array: those compare in Parse's order.
+fn orders_documents(constraint: &Constraint) -> bool {
+    match constraint {
+        Constraint::Lt(value) | Constraint::Lte(value) | Constraint::Gt(value) | Constraint::Gte(value) => {
+            matches!(value, Value::Array(_) | Value::Object(_) | Value::Pointer(_)) || has_many_forms(value)
+        }
+        _ => false,
+    }
+}
+
+/// The order of creation: what objects come in when nobody asks for another.
+pub(super) fn natural() -> Vec<Order> {
+    vec![Order { path: "createdAt".into(), descending: false }]
+}
+
+/// The order without its tie-break. Paths into objects are the server's affair although a pointer may stand there, which
+/// it would put among the objects: to read a whole class for each such page is worse.
+pub(super) fn sort(order: &[Order], schema: &ClassSchema) -> Sort {
+    let (mut keys, mut paths) = (Document::new(), 0);
+    for Order { path, descending } in order {
+        let name = match path.split_once('.') {
+            Some((head, rest)) => {
+                paths += 1;
+                format!("{}.{rest}", column_name(head, schema))
+            }
+            None => {
+                match column(path, schema) {
+                    // A pointer in there is a document to MongoDB, and compares like one.
+                    Column::Opaque | Column::Array | Column::Object => return Sort::Client,
+                    Column::Plain | Column::Pointer(_) | Column::File => {}
+                }
+                column_name(path, schema)
+            }
+        };
+        if !keys.contains_key(&name) {
+            keys.insert(name, if *descending { -1 } else { 1 });
+        }
+    }
+    // MongoDB does not sort by two arrays, and each path may lead through one.
+    if paths > 1 { Sort::Client } else { Sort::Server(keys) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidings_protocol::Map;
+
+    fn schema() -> ClassSchema {
+        let mut schema = ClassSchema::new(ClassName::from_trusted("Note"));
+        for (name, field_type) in [
+            ("n", FieldType::Number),
+            ("s", FieldType::String),
+            ("p", FieldType::Pointer(ClassName::from_trusted("C"))),
+            ("tags", FieldType::Array),
+            ("more", FieldType::Array),
+            ("o", FieldType::Object),
+            ("g", FieldType::GeoPoint),
+            ("f", FieldType::File),
+        ] {
+            schema.fields.insert(name.into(), field_type);
+        }
+        schema
+    }
+
+    fn filter(json: &str) -> Filter {
+        Filter::of(&Predicate::from_map(&Map::from_json(json.as_bytes()).unwrap()).unwrap(), &schema())
+    }
+
+    #[track_caller]
+    fn exactly(json: &str, expected: Document) {
+        assert_eq!(filter(json), Filter::exact(expected), "{json}");
+    }
+
+    #[track_caller]
+    fn at_least(json: &str, expected: Document) {
+        assert_eq!(filter(json), Filter::at_least(expected), "{json}");
+    }
+
+    #[test]
+    fn plain_columns_are_said_exactly() {
+        exactly("{}", doc! {});
+        exactly(r#"{"n":1}"#, doc! { "n": { "$eq": 1 } });
+        exactly(r#"{"objectId":"x"}"#, doc! { "_id": { "$eq": "x" } });
+        exactly(r#"{"n":{"$ne":1}}"#, doc! { "$nor": [{ "n": { "$eq": 1 } }] });
+        exactly(r#"{"n":{"$gt":1,"$lt":5}}"#, doc! { "$and": [{ "n": { "$gt": 1 } }, { "n": { "$lt": 5 } }] });
+        exactly(r#"{"$or":[{"n":1},{"s":null}]}"#, doc! { "$or": [{ "n": { "$eq": 1 } }, { "s": { "$eq": null } }] });
+        exactly(r#"{"n":{"$all":[]}}"#, doc! { "$nor": [{}] });
+        exactly(r#"{"n":{"$nin":[]}}"#, doc! { "$nor": [{ "n": { "$in": [] } }] });
+    }
+
+    #[test]
+    fn pointers_are_texts() {
+        exactly(r#"{"p":{"__type":"Pointer","className":"C","objectId":"x"}}"#, doc! { "_p_p": { "$eq": "C$x" } });
+        exactly(r#"{"p":{"$in":["x",null]}}"#, doc! { "_p_p": { "$in": ["C$x", null] } });
+        exactly(r#"{"p":"x"}"#, doc! { "$nor": [{}] });
+        exactly(r#"{"p":{"$exists":false}}"#, doc! { "_p_p": { "$exists": false } });
+        exactly(
+            r#"{"tags":{"$in":["x"]}}"#,
+            doc! { "$or": [
+                { "tags": { "$in": ["x"] } },
+                { "tags": { "$elemMatch": { "__type": "Pointer", "objectId": { "$in": ["x"] } } } },
+            ] },
+        );
+    }
+
+    #[test]
+    fn the_rest_is_narrowed() {
+        at_least(r#"{"o.a":1}"#, doc! { "o.a": { "$eq": 1 } });
+        at_least(r#"{"o.a":{"$ne":1}}"#, doc! {});
+        at_least(r#"{"g":{"$ne":1},"n":1}"#, doc! { "n": { "$eq": 1 } });
+        at_least(r#"{"$or":[{"o.a":null},{"n":1}]}"#, doc! {});
+        at_least(r#"{"$nor":[{"o.a":1}]}"#, doc! {});
+        at_least(r#"{"tags":{"$gt":[1]}}"#, doc! { "tags": { "$exists": true } });
+        at_least(r#"{"s":{"$regex":"a.*b"}}"#, doc! { "s": { "$type": "string" } });
+    }
+
+    #[test]
+    fn literal_expressions_are_said_exactly() {
+        for (pattern, expected) in [
+            ("^\\\\Qa.b\\\\E", Some("^a\\.b")),
+            ("a\\\\.b$", Some("a\\.b\\z")),
+            ("äb", Some("äb")),
+            ("a|b", None),
+            ("\\\\d", None),
+            ("a$b", None),
+        ] {
+            let found = filter(&format!(r#"{{"s":{{"$regex":"{pattern}"}}}}"#));
+            match expected {
+                Some(expected) => {
+                    assert_eq!(found, Filter::exact(doc! { "s": { "$regex": expected, "$options": "" } }));
+                }
+                None => assert!(!found.exact, "{pattern}"),
+            }
+        }
+        assert!(filter(r#"{"s":{"$regex":"ab","$options":"i"}}"#).exact);
+        assert!(!filter(r#"{"s":{"$regex":"äb","$options":"i"}}"#).exact);
+    }
+
+    #[test]
+    fn orders_are_the_servers_where_it_compares_alike() {
+        let order = |text: &str| sort(&Order::parse(&Value::from(text)).unwrap(), &schema());
+        assert_eq!(order("-p,createdAt,p"), Sort::Server(doc! { "_p_p": -1, "_created_at": 1 }));
+        assert_eq!(order("o.a,n"), Sort::Server(doc! { "o.a": 1, "n": 1 }));
+        assert_eq!(order("o.a,o.b"), Sort::Client);
+        assert_eq!(order("tags"), Sort::Client);
+        assert_eq!(order("g"), Sort::Client);
+    }
+}

@@ -1,0 +1,163 @@
+//! Opening the store: what a database must have, and what is done so that it has it.
+
+use super::catalog::Catalog;
+use super::collections::{Collections, OWN};
+use super::lanes::Lanes;
+use super::standalone::{self, Standalone};
+use super::{LARGEST_DOCUMENT, Mongo, MongoOptions, Shared, feed, position, schemas};
+use crate::changes::{ChangeTail, Position};
+use compact_str::{CompactString, format_compact};
+use futures_util::TryStreamExt;
+use mongodb::bson::{Bson, Document, doc};
+use mongodb::options::{Acknowledgment, ClientOptions, WriteConcern};
+use mongodb::{Client, Database};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tidings_protocol::ClassName;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+/// Why the store was not opened, in words for whoever runs the server.
+#[derive(Debug)]
+pub enum OpenError {
+    /// The URL cannot be read, or names no database.
+    Url(String),
+    /// The database does not answer, or refuses.
+    Database(mongodb::error::Error),
+    /// It lacks what the store stands on.
+    Unsuited(&'static str),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Url(why) => write!(f, "--database-url cannot be used: {why}"),
+            Self::Database(error) => write!(f, "the database cannot be used: {error}"),
+            Self::Unsuited(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+impl From<mongodb::error::Error> for OpenError {
+    fn from(error: mongodb::error::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+/// Connections to the database, unless the URL says otherwise: each carries one command at a time.
+const POOL: u32 = 100;
+/// How long a first answer may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Mongo {
+    /// Opens the store in the database that the URL names, `parse` if it names none.
+    ///
+    /// # Errors
+    /// Why it was not opened.
+    pub async fn open(url: &str, mut options: MongoOptions) -> Result<Arc<Self>, OpenError> {
+        let client = connect(url).await?;
+        let db = client.default_database().unwrap_or_else(|| client.database("parse"));
+        let now = now(&db).await?;
+        let standalone = now.is_none().then(Standalone::default);
+        if standalone.is_some() {
+            tracing::warn!("{}", standalone::WARNING);
+        }
+        let largest = if standalone.is_some() { standalone::LARGEST_DOCUMENT } else { LARGEST_DOCUMENT };
+        options.object_bytes = options.object_bytes.min(largest);
+        let collections = Collections::new(now.is_some());
+        collections.create(&db, OWN).await?;
+        collections.create(&db, schemas::COLLECTION).await?;
+        let timeline = match now {
+            Some(_) => timeline(&db).await?,
+            // What this process tells, no other knows of.
+            None => format_compact!("{:016x}", rand::random::<u64>()),
+        };
+        let classes = classes(&db).await?;
+        prepare(&db, &collections, &classes).await?;
+        let start = now.unwrap_or_default();
+        let shared = Arc::new(Shared {
+            tail: Arc::new(ChangeTail::new(start, options.tail_bytes)),
+            catalog: Catalog::new(classes),
+            collections,
+            lanes: Arc::new(Lanes::default()),
+            timeline,
+            standalone,
+            newest: AtomicU64::new(start),
+            commits: Arc::new(Semaphore::new(options.waiting_commits as usize)),
+            runtime: Handle::current(),
+            options,
+            client,
+            db,
+        });
+        let following = match now {
+            Some(now) => tokio::spawn(feed::follow(shared.clone(), now)),
+            None => tokio::spawn(std::future::ready(())),
+        };
+        Ok(Arc::new(Self { shared, following: Mutex::new(Some(following)) }))
+    }
+}
+
+async fn connect(url: &str) -> Result<Client, OpenError> {
+    let mut settings = ClientOptions::parse(url).await.map_err(|error| OpenError::Url(error.to_string()))?;
+    settings.app_name.get_or_insert_with(|| "tidings".to_owned());
+    settings.max_pool_size.get_or_insert(POOL);
+    settings.server_selection_timeout.get_or_insert(PATIENCE);
+    // An answered commit is on the disks of most.
+    settings.write_concern = Some(WriteConcern::builder().w(Acknowledgment::Majority).journal(true).build());
+    Ok(Client::with_options(settings)?)
+}
+
+/// The database's own time, which only members of a replica set have.
+async fn now(db: &Database) -> Result<Option<Position>, OpenError> {
+    let hello = db.run_command(doc! { "hello": 1 }).await?;
+    let is_replicated =
+        hello.contains_key("setName") || hello.get_str("msg").is_ok_and(|message| message == "isdbgrid");
+    match hello.get("operationTime") {
+        Some(Bson::Timestamp(time)) if is_replicated => Ok(Some(position(*time))),
+        _ if is_replicated || hello.contains_key("isreplicaset") => Err(OpenError::Unsuited(
+            "this MongoDB was started as a member of a replica set that does not work yet: run rs.initiate()",
+        )),
+        _ => Ok(None),
+    }
+}
+
+/// The identity of our own collection: a restored copy of the database has another.
+async fn timeline(db: &Database) -> Result<CompactString, OpenError> {
+    let mut found = db.list_collections().filter(doc! { "name": OWN }).await?;
+    let info = found.try_next().await?.and_then(|collection| collection.info.uuid);
+    let uuid = info.ok_or(OpenError::Unsuited("the database does not say the identity of its collections"))?;
+    let digits = uuid.bytes.iter().take(8).map(|byte| format!("{byte:02x}"));
+    Ok(digits.collect::<String>().into())
+}
+
+async fn classes(db: &Database) -> Result<BTreeMap<ClassName, Arc<crate::schema::ClassSchema>>, OpenError> {
+    let rows: Vec<Document> = db.collection(schemas::COLLECTION).find(doc! {}).await?.try_collect().await?;
+    let schemas = rows.iter().filter_map(schemas::decode);
+    Ok(schemas.map(|schema| (schema.class.clone(), Arc::new(schema))).collect())
+}
+
+/// Has the changes of every class carry both images, also where Parse Server made the collection.
+async fn prepare(
+    db: &Database,
+    collections: &Collections,
+    classes: &BTreeMap<ClassName, Arc<crate::schema::ClassSchema>>,
+) -> Result<(), OpenError> {
+    let mut found = db.list_collections().await?;
+    while let Some(collection) = found.try_next().await? {
+        let has_images = collection.options.change_stream_pre_and_post_images.is_some_and(|images| images.enabled);
+        let name = collection.name.as_str();
+        if !classes.contains_key(name) {
+            continue;
+        }
+        match has_images {
+            true => collections.set_ready(name),
+            false => collections.adopt(db, name).await,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,156 @@
+//! One moment of the database, for reading: the store's [`Snapshot`].
+
+use super::errors::{is_snapshot_unavailable, unavailable};
+use super::filters::Sort;
+use super::reads::{Plan, Reader};
+use super::{Shared, documents, position, timestamp};
+use crate::changes::{Cursor, Position};
+use crate::storage::{Explanation, Selection, Snapshot, Unavailable};
+use async_trait::async_trait;
+use compact_str::CompactString;
+use mongodb::ClientSession;
+use mongodb::bson::{Bson, Document, doc};
+use mongodb::error::Error;
+use mongodb::options::SessionOptions;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tidings_protocol::{ClassName, Object, ObjectId};
+
+/// Which moment it is, the first question decides. Whoever reads first gets the newest state that the database has;
+/// whoever asks for the cursor first, a state that has all that this process knows of.
+pub(super) struct View {
+    shared: Arc<Shared>,
+    at: OnceLock<Position>,
+    /// Held by a first read: those that come meanwhile are of the same moment.
+    first: tokio::sync::Mutex<()>,
+}
+
+/// How often a read is tried again while a collection or an index is being made.
+const ATTEMPTS: usize = 20;
+const REST: Duration = Duration::from_millis(5);
+
+enum Read<'a> {
+    Get(&'a ClassName, &'a ObjectId),
+    Page(&'a Plan<'a>),
+    Count(&'a Plan<'a>),
+}
+
+#[derive(Default)]
+struct Found {
+    objects: Vec<Arc<Object>>,
+    count: u64,
+}
+
+impl View {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        // Where nothing can be read as of a moment, it is at least this one that is read.
+        let at = match shared.standalone {
+            Some(_) => OnceLock::from(shared.newest()),
+            None => OnceLock::new(),
+        };
+        Self { shared, at, first: tokio::sync::Mutex::new(()) }
+    }
+
+    /// Reads at this view's moment, or decides it.
+    async fn read(&self, read: Read<'_>) -> Result<Found, Unavailable> {
+        let _first = if self.at.get().is_none() { Some(self.first.lock().await) } else { None };
+        let mut attempts = 0;
+        loop {
+            let at = self.at.get().copied();
+            match self.read_at(at, &read).await {
+                Ok((found, seen)) => {
+                    let seen = seen.or(at).unwrap_or_default();
+                    // Else somebody has asked for the cursor meanwhile.
+                    if *self.at.get_or_init(|| seen) == seen {
+                        return Ok(found);
+                    }
+                }
+                Err(error) if is_snapshot_unavailable(&error) && attempts < ATTEMPTS => {
+                    attempts += 1;
+                    tokio::time::sleep(REST).await;
+                }
+                Err(error) => return Err(unavailable(error)),
+            }
+        }
+    }
+
+    /// What is found, and when.
+    async fn read_at(&self, at: Option<Position>, read: &Read<'_>) -> Result<(Found, Option<Position>), Error> {
+        let mut session = self.session(at).await?;
+        let mut reader = Reader { shared: &self.shared, session: &mut session };
+        let found = match read {
+            Read::Get(class, id) => {
+                Found { objects: reader.get(class, id).await?.into_iter().collect(), ..Found::default() }
+            }
+            Read::Page(plan) => Found { objects: reader.page(plan).await?, ..Found::default() },
+            Read::Count(plan) => Found { count: reader.count(plan).await?, ..Found::default() },
+        };
+        Ok((found, session.snapshot_time().map(position)))
+    }
+
+    async fn session(&self, at: Option<Position>) -> Result<ClientSession, Error> {
+        let options = match self.shared.standalone {
+            Some(_) => SessionOptions::builder().causal_consistency(false).build(),
+            None => SessionOptions::builder().snapshot(true).snapshot_time(at.map(timestamp)).build(),
+        };
+        self.shared.client.start_session().with_options(options).await
+    }
+}
+
+#[async_trait]
+impl Snapshot for View {
+    fn cursor(&self) -> Cursor {
+        self.shared.cursor(*self.at.get_or_init(|| self.shared.newest()))
+    }
+
+    async fn get(&self, class: &ClassName, id: &ObjectId) -> Result<Option<Arc<Object>>, Unavailable> {
+        Ok(self.read(Read::Get(class, id)).await?.objects.into_iter().next())
+    }
+
+    async fn find(&self, selection: &Selection) -> Result<Vec<Arc<Object>>, Unavailable> {
+        if selection.limit == 0 || i64::try_from(selection.skip).is_err() {
+            return Ok(Vec::new());
+        }
+        let plan = Plan::new(&self.shared, selection)?;
+        Ok(self.read(Read::Page(&plan)).await?.objects)
+    }
+
+    async fn count(&self, selection: &Selection) -> Result<u64, Unavailable> {
+        let plan = Plan::new(&self.shared, selection)?;
+        Ok(self.read(Read::Count(&plan)).await?.count)
+    }
+
+    async fn explain(&self, selection: &Selection) -> Result<Explanation, Unavailable> {
+        let returned = self.find(selection).await?.len() as u64;
+        let plan = Plan::new(&self.shared, selection)?;
+        let explain = doc! { "explain": plan.command(), "verbosity": "executionStats" };
+        let explained = self.shared.db.run_command(explain).await.map_err(unavailable)?;
+        let stages = explained.get_document("queryPlanner").and_then(|planner| planner.get_document("winningPlan"));
+        let stages = stages.cloned().unwrap_or_default();
+        let examined = explained.get_document("executionStats").ok().and_then(|stats| stats.get("totalDocsExamined"));
+        let examined = examined.and_then(|count| count.as_i32().map(i64::from).or(count.as_i64())).unwrap_or_default();
+        Ok(Explanation {
+            index: index(&stages).unwrap_or_default(),
+            ordered_by_index: matches!(plan.sort, Sort::Server(_)) && !has_stage(&stages, "SORT"),
+            examined: u64::try_from(examined).unwrap_or_default(),
+            returned,
+        })
+    }
+}
+
+/// The fields of the index that a plan reads.
+fn index(stage: &Document) -> Option<Vec<CompactString>> {
+    if let Ok(keys) = stage.get_document("keyPattern") {
+        return Some(keys.keys().map(|name| documents::parse_name(name).into()).collect());
+    }
+    inputs(stage).find_map(index)
+}
+
+fn has_stage(stage: &Document, name: &str) -> bool {
+    stage.get_str("stage").is_ok_and(|stage| stage == name) || inputs(stage).any(|input| has_stage(input, name))
+}
+
+fn inputs(stage: &Document) -> impl Iterator<Item = &Document> {
+    let lists = stage.get_array("inputStages").into_iter().flatten().filter_map(Bson::as_document);
+    ["inputStage", "queryPlan"].into_iter().filter_map(|name| stage.get_document(name).ok()).chain(lists)
+}

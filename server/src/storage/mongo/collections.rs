@@ -14,10 +14,10 @@ use tidings_protocol::ClassName;
 /// Where this store keeps what Parse Server does not know of: one document per lock (see `unique`).
 pub(super) const OWN: &str = "_Tidings";
 
-/// The comparison by which upper and lower case are alike, as Parse Server's indexes have it.
-pub(super) fn ignoring_case() -> Document {
-    doc! { "locale": "en", "strength": 2 }
-}
+/// The language of the comparison by which upper and lower case are alike. It is to the letter that of Parse Server's
+/// indexes: a question in another would not use them, and Parse Server does not start where an index of the name that it
+/// gives is of another.
+pub(super) const LANGUAGE: &str = "en_US";
 
 pub(super) struct Collections {
     /// Whether changes carry images: where there are no changes to hear, nothing keeps them.
@@ -112,7 +112,7 @@ impl Collections {
             return Ok(());
         }
         let mut folded = index(&format!("case_insensitive_{field}"), doc! { field: 1 });
-        folded.insert("collation", ignoring_case());
+        folded.insert("collation", doc! { "locale": LANGUAGE, "strength": 2 });
         folded.insert("background", true);
         folded.insert("sparse", true);
         create_indexes(db, class, vec![folded]).await?;

@@ -5,7 +5,7 @@
 //! same time see neither the other, both write to one lock first, which only one of them can. Where there are no
 //! transactions, they wait for each other in this process.
 
-use super::collections::OWN;
+use super::collections::{LANGUAGE, OWN};
 use super::transactions::Failure;
 use super::{Shared, documents};
 use crate::storage::{Action, Unique, Write, WriteError};
@@ -56,7 +56,7 @@ async fn is_held(
     let column = schema.as_ref().and_then(|schema| schema.fields.get(&*unique.field));
     let name = documents::stored_name(&unique.field, &unique.value, column);
     let filter = doc! { &*name: value, "_id": { "$ne": write.id.as_str() } };
-    let collation = Collation::builder().locale("en").strength(CollationStrength::Secondary).build();
+    let collation = Collation::builder().locale(LANGUAGE).strength(CollationStrength::Secondary).build();
     let objects = shared.objects::<RawDocumentBuf>(&write.class);
     let mut found = objects.find(filter).collation(collation).session(&mut *session).await?;
     let mut stream = found.stream(session);

@@ -5,7 +5,7 @@ mod gate;
 mod reads;
 mod signals;
 
-use crate::auth::{Keys, Passwords, Sessions};
+use crate::auth::{Hashing, Keys, Passwords, Sessions};
 use crate::config::{Config, ConfigError, KeysFile, Mode};
 use crate::hooks::{self, Hooks};
 use crate::http::{self, Api, ChatSettings};
@@ -95,7 +95,7 @@ impl App {
             hooks.clone(),
             client_keys(&config, &keys),
             Sessions::new(&keys.session_secret),
-            Passwords::new(),
+            Passwords::new(if config.database_url.is_some() { Hashing::Bcrypt } else { Hashing::Argon2 }),
             objects_settings(&config),
         );
         hooks.plug(host::plug(objects.clone(), tokio::runtime::Handle::current()));

@@ -90,11 +90,12 @@ impl App {
         let scripts = config.cloud_code.as_deref().filter(|folder| folder.join("main.rhai").exists());
         let cloud_code = scripts.map_or_else(|| Ok(CloudCode::none()), CloudCode::load)?;
         let hooks = Hooks::new(cloud_code, hooks::Settings { deadline: config.hook_timeout, ..Default::default() });
+        let sessions = Sessions::new(&keys.session_secret);
         let objects = Objects::new(
             storage.clone(),
             hooks.clone(),
             client_keys(&config, &keys),
-            Sessions::new(&keys.session_secret),
+            if config.database_url.is_some() { sessions.in_shared_store() } else { sessions },
             Passwords::new(if config.database_url.is_some() { Hashing::Bcrypt } else { Hashing::Argon2 }),
             objects_settings(&config),
         );

@@ -73,6 +73,9 @@ impl Collections {
         if *class == ClassName::USER {
             indexes.extend(["username", "email"].map(unique_index));
         }
+        if *class == ClassName::SESSION {
+            indexes.push(token_index());
+        }
         create_indexes(db, class, indexes).await?;
         self.set_ready(class);
         if *class == ClassName::USER {
@@ -81,6 +84,12 @@ impl Collections {
             }
         }
         Ok(())
+    }
+
+    /// The one index that sessions must have also where others have made their collection: without it each request with a
+    /// session of theirs would read all sessions.
+    pub(super) async fn make_token_index(db: &Database) -> Result<()> {
+        create_indexes(db, &ClassName::SESSION, vec![token_index()]).await
     }
 
     /// A collection whose changes carry both images. One that exists gets them, if that is allowed.
@@ -134,6 +143,11 @@ fn unique_index(field: &str) -> Document {
     index.insert("unique", true);
     index.insert("sparse", true);
     index
+}
+
+/// What finds the session of a token that Parse Server, or another node, has given. Parse Server makes none.
+fn token_index() -> Document {
+    index("_session_token_1", doc! { "_session_token": 1 })
 }
 
 pub(super) fn index(name: &str, key: Document) -> Document {

@@ -158,6 +158,15 @@ async fn prepare(
             true => collections.set_ready(name),
             false => collections.adopt(db, name).await,
         }
+        // The one index that is made unasked where others have made the collection. Nobody waits for it.
+        if name == ClassName::SESSION.as_str() {
+            let db = db.clone();
+            tokio::spawn(async move {
+                if let Err(error) = Collections::make_token_index(&db).await {
+                    tracing::warn!(%error, "sessions of other servers are slow to find: their tokens have no index");
+                }
+            });
+        }
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The collections of classes and their indexes: made before anything needs them, as nobody waits for them then.
 
-use super::documents::pointer_name;
+use super::documents::{GUEST_ID, pointer_name};
 use super::errors::{already_exists, is_missing};
 use crate::schema::FieldType;
 use compact_str::CompactString;
@@ -71,7 +71,8 @@ impl Collections {
         let mut indexes = vec![index("_created_at_1", doc! { "_created_at": 1 })];
         indexes.extend(columns.iter().filter_map(|(name, field_type)| pointer_index(name, field_type)));
         if *class == ClassName::USER {
-            indexes.extend(["username", "email"].map(unique_index));
+            indexes.extend(["username", "email"].map(|field| unique_index(&format!("{field}_1"), field)));
+            indexes.push(unique_index("_auth_data_anonymous_id", GUEST_ID));
         }
         if *class == ClassName::SESSION {
             indexes.push(token_index());
@@ -137,9 +138,9 @@ pub(super) fn pointer_index(name: &str, field_type: &FieldType) -> Option<Docume
     Some(index(&format!("{stored}_1__created_at_1"), doc! { stored: 1, "_created_at": 1 }))
 }
 
-/// As Parse Server makes it for the names of users.
-fn unique_index(field: &str) -> Document {
-    let mut index = index(&format!("{field}_1"), doc! { field: 1 });
+/// As Parse Server makes it for what only one user may have.
+fn unique_index(name: &str, field: &str) -> Document {
+    let mut index = index(name, doc! { field: 1 });
     index.insert("unique", true);
     index.insert("sparse", true);
     index

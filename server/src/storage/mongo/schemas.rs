@@ -3,7 +3,7 @@
 //! A row has the class's name as `_id`, each field's type as a text (`string`, `*Class`, `relation<Class>`), and in
 //! `_metadata` the class-level permissions, the declared indexes and the options of fields, which are kept as they are.
 
-use super::documents::{parse_name, pointer_name};
+use super::documents::{GUEST, GUEST_ID, parse_name, pointer_name};
 use crate::permissions::ClassLevelPermissions;
 use crate::schema::{ClassSchema, FieldType, Index};
 use compact_str::CompactString;
@@ -55,6 +55,7 @@ pub(super) fn column_name(name: &str, schema: &ClassSchema) -> String {
         ("objectId", _) => "_id".to_owned(),
         ("createdAt", _) => "_created_at".to_owned(),
         ("updatedAt", _) => "_updated_at".to_owned(),
+        (GUEST, _) => GUEST_ID.to_owned(),
         (_, Some(FieldType::Pointer(_))) => pointer_name(name),
         _ => name.to_owned(),
     }

@@ -68,7 +68,7 @@ impl Collections {
             return Ok(());
         }
         self.create(db, class).await?;
-        let mut indexes = vec![index("_created_at_1", doc! { "_created_at": 1 })];
+        let mut indexes = vec![index(BY_CREATION, doc! { "_created_at": 1 })];
         indexes.extend(columns.iter().filter_map(|(name, field_type)| pointer_index(name, field_type)));
         if *class == ClassName::USER {
             indexes.extend(["username", "email"].map(|field| unique_index(&format!("{field}_1"), field)));
@@ -131,11 +131,29 @@ impl Collections {
     }
 }
 
+/// The index of each class that gives its objects in the order of their creation.
+const BY_CREATION: &str = "_created_at_1";
+
 /// What makes the newest objects of a pointer quick to find.
 pub(super) fn pointer_index(name: &str, field_type: &FieldType) -> Option<Document> {
     let FieldType::Pointer(_) = field_type else { return None };
     let stored = pointer_name(name);
-    Some(index(&format!("{stored}_1__created_at_1"), doc! { stored: 1, "_created_at": 1 }))
+    Some(index(&pointer_index_name(&stored), doc! { stored: 1, "_created_at": 1 }))
+}
+
+/// What that index is called, for a pointer of this name in documents.
+pub(super) fn pointer_index_name(stored: &str) -> String {
+    format!("{stored}_1__created_at_1")
+}
+
+/// Whether an index is one that nobody declared: Parse Server lists all that it finds.
+pub(super) fn is_automatic(name: &str, keys: &Document) -> bool {
+    let fields: Vec<&str> = keys.keys().map(String::as_str).collect();
+    match fields.as_slice() {
+        ["_created_at"] => name == BY_CREATION,
+        [pointer, "_created_at"] => name == pointer_index_name(pointer),
+        _ => false,
+    }
 }
 
 /// As Parse Server makes it for what only one user may have.

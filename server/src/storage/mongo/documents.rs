@@ -225,6 +225,12 @@ pub(super) fn decode(document: &RawDocument, schema: Option<&ClassSchema>) -> Re
     }
     object.acl = parse_acl(readers, writers, legacy);
     object.fields = Map::from_pairs(fields);
+    // The members of a relation are in a collection of their own; that there is one is said on every object of the class.
+    for (name, field_type) in schema.into_iter().flat_map(|schema| &schema.fields) {
+        if let FieldType::Relation(class) = field_type {
+            object.fields.insert(name.clone(), Value::Relation(Box::new(class.clone())));
+        }
+    }
     Ok(object)
 }
 
@@ -431,6 +437,17 @@ mod tests {
                 "deep": { "r": { "__type": "Relation", "className": "C" } },
             } },
         );
+    }
+
+    #[test]
+    fn relations_are_on_every_object() {
+        let mut schema = schema();
+        schema.fields.insert("fans".into(), FieldType::Relation(ClassName::USER));
+        let document = RawDocumentBuf::try_from(&doc! { "_id": "x", "text": "a", "fans": 5 }).unwrap();
+        let object = decode(&document, Some(&schema)).unwrap();
+        let expected = r#"{"text":"a","fans":{"__type":"Relation","className":"_User"}}"#;
+        assert_eq!(object.fields.to_json(), expected);
+        assert!(!encode(&object, Some(&schema)).contains_key("fans"));
     }
 
     #[test]

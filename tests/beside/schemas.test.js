@@ -154,6 +154,20 @@ bothWays('what a class hides at one, it hides at the other', async (first, secon
   await refused(second.find(className, {}, { order: 'phone' }), 119);
 });
 
+test('permissions that Tidings does not know close a class, and never open it', async () => {
+  const className = fresh('Strange');
+  await parse.master.createClass(className, { fields: { owner: { type: 'Pointer', targetClass: '_User' } } });
+  const { objectId } = await parse.create(className, {});
+  for (const find of [{ pointerFields: ['owner'] }, { 'role:Admins': true }]) {
+    await parse.master.changeClass(className, { classLevelPermissions: { ...everybody, find } });
+    await eventually(() => refused(tidings.find(className), 119));
+    await refused(tidings.update(className, objectId, { text: 'x' }), 119);
+    assert.equal((await tidings.master.find(className)).length, 1);
+    await parse.master.changeClass(className, { classLevelPermissions: everybody });
+    await eventually(async () => assert.equal((await tidings.find(className)).length, 1));
+  }
+});
+
 bothWays('an index that one declares is made, known to the other, and removed by it', async (first, second) => {
   const className = fresh('Indexed');
   await first.master.createClass(className, { fields: declared });

@@ -4,7 +4,12 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { eventually, fresh, refused, startBoth } from './harness/index.js';
 
-const { parse, tidings, database, device } = await startBoth();
+const { parse, tidings, database, device } = await startBoth({
+  beforehand: async parse => {
+    await parse.create('Existing', { n: 0 });
+    await parse.master.createClass('Declared', { fields: { n: { type: 'Number' } } });
+  },
+});
 
 const point = (latitude, longitude) => ({ __type: 'GeoPoint', latitude, longitude });
 
@@ -50,6 +55,18 @@ test('create, update, leave, enter and delete, with the original', async () => {
   await parse.destroy(className, objectId);
   const deleted = await open.next('delete', objectId);
   assert.equal(deleted.object.title, 'Unseen');
+});
+
+test('classes that were there before Tidings, with or without objects, are heard from the first moment', async () => {
+  const alice = await device('alice', tidings);
+  for (const className of ['Existing', 'Declared']) {
+    const everything = await alice.subscribe(className);
+    const { objectId } = await parse.create(className, { n: 1 });
+    await everything.next('create', objectId);
+    await parse.update(className, objectId, { n: 2 });
+    const { object, original } = await everything.next('update', objectId);
+    assert.deepEqual([original.n, object.n], [1, 2], className);
+  }
 });
 
 test('a class that nobody has made yet can be waited for', async () => {

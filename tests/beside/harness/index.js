@@ -16,9 +16,9 @@ const patience = 15_000;
 
 /**
  * A fresh database and both servers on it, for this test file. Parse Server comes first, unless told otherwise: then
- * Tidings finds a database that it did not make. `parseOptions` go before the usual ones.
+ * Tidings finds a database that it did not make, and in it what `beforehand` does. `parseOptions` go before the usual ones.
  */
-export async function startBoth({ first = 'Parse Server', parseOptions } = {}) {
+export async function startBoth({ first = 'Parse Server', beforehand = () => {}, parseOptions } = {}) {
   const database = await openDatabase();
   const parseServer = new ParseServer(database.url, parseOptions);
   let server;
@@ -31,7 +31,10 @@ export async function startBoth({ first = 'Parse Server', parseOptions } = {}) {
     await database.close();
   };
   try {
-    if (first === 'Parse Server') await parseServer.start();
+    if (first === 'Parse Server') {
+      await parseServer.start();
+      await beforehand(new Api('Parse Server', parseServer.url, keys));
+    }
     // It has no cloud code because Parse Server has none.
     server = await startServer({ 'database-url': database.url, 'cloud-code': undefined });
     after(close);

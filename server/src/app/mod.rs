@@ -5,7 +5,7 @@ mod gate;
 mod reads;
 mod signals;
 
-use crate::auth::{Keys, Passwords, Sessions};
+use crate::auth::{Hashing, Keys, Passwords, Sessions};
 use crate::config::{Config, ConfigError, KeysFile, Mode};
 use crate::hooks::{self, Hooks};
 use crate::http::{self, Api, ChatSettings};
@@ -90,12 +90,13 @@ impl App {
         let scripts = config.cloud_code.as_deref().filter(|folder| folder.join("main.rhai").exists());
         let cloud_code = scripts.map_or_else(|| Ok(CloudCode::none()), CloudCode::load)?;
         let hooks = Hooks::new(cloud_code, hooks::Settings { deadline: config.hook_timeout, ..Default::default() });
+        let sessions = Sessions::new(&keys.session_secret);
         let objects = Objects::new(
             storage.clone(),
             hooks.clone(),
             client_keys(&config, &keys),
-            Sessions::new(&keys.session_secret),
-            Passwords::new(),
+            if config.database_url.is_some() { sessions.in_shared_store() } else { sessions },
+            Passwords::new(if config.database_url.is_some() { Hashing::Bcrypt } else { Hashing::Argon2 }),
             objects_settings(&config),
         );
         hooks.plug(host::plug(objects.clone(), tokio::runtime::Handle::current()));

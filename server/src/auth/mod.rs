@@ -5,7 +5,7 @@ mod password;
 pub mod session;
 
 pub use keys::{KeyCheck, Keys};
-pub use password::Passwords;
+pub use password::{Hashing, Passwords};
 pub use session::{Session, Sessions};
 
 use crate::permissions::Principals;

@@ -8,39 +8,67 @@ use compact_str::CompactString;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
-/// New hashes are argon2id with the crate's defaults (19 MiB, two passes: OWASP's first choice). bcrypt hashes, as
-/// Parse makes them, are verified too.
+/// Makes hashes of one kind, and understands both.
 #[derive(Clone, Debug)]
 pub struct Passwords {
+    hashing: Hashing,
     /// As many at once as there are cores: more would only take memory.
     slots: Arc<Semaphore>,
 }
 
-/// A hash of nothing that anybody knows: verified when there is no such user, so that both answers take as long.
-const DUMMY: &str = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$3Yz4xCPlBLJXVtHzpF3xJkTJVOeQTXmDSjJBJwZUEfY";
+/// How new passwords are hashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hashing {
+    /// argon2id with the crate's defaults: 19 MiB, two passes. OWASP's first choice.
+    Argon2,
+    /// As Parse Server does it, which understands nothing else: for a database that it may share.
+    Bcrypt,
+}
+
+/// What Parse Server has each hash cost.
+const BCRYPT_COST: u32 = 10;
+
+impl Hashing {
+    fn hash(self, password: &[u8]) -> std::result::Result<String, String> {
+        match self {
+            Self::Argon2 => {
+                let salt = SaltString::generate(&mut OsRng);
+                let hash = Argon2::default().hash_password(password, &salt).map_err(|error| error.to_string())?;
+                Ok(hash.to_string())
+            }
+            Self::Bcrypt => bcrypt::hash(password, BCRYPT_COST).map_err(|error| error.to_string()),
+        }
+    }
+
+    /// A hash of nothing that anybody knows: verified when there is no such user, so that both answers take as long.
+    fn dummy(self) -> &'static str {
+        match self {
+            Self::Argon2 => {
+                "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$3Yz4xCPlBLJXVtHzpF3xJkTJVOeQTXmDSjJBJwZUEfY"
+            }
+            Self::Bcrypt => "$2b$10$7BoZ/.5lvoP5KQGqvvcjg.nhWM0LE8jJ6PN4wR/l0M2R1W7KpUVlK",
+        }
+    }
+}
 
 impl Passwords {
-    pub fn new() -> Self {
+    pub fn new(hashing: Hashing) -> Self {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        Self { slots: Arc::new(Semaphore::new(cores)) }
+        Self { hashing, slots: Arc::new(Semaphore::new(cores)) }
     }
 
     pub async fn hash(&self, password: CompactString) -> Result<CompactString> {
-        self.run(move || {
-            let salt = SaltString::generate(&mut OsRng);
-            Argon2::default()
-                .hash_password(password.as_bytes(), &salt)
-                .map(|hash| hash.to_string().into())
-                .map_err(|error| Failure::Internal(format!("password hash: {error}")))
-        })
-        .await?
+        let hashing = self.hashing;
+        let hash = self.run(move || hashing.hash(password.as_bytes())).await?;
+        hash.map(Into::into).map_err(|error| Failure::Internal(format!("password hash: {error}")))
     }
 
     /// Whether the password fits the hash; without a hash it takes the same time and never fits.
     pub async fn verify(&self, password: CompactString, hash: Option<CompactString>) -> Result<bool> {
+        let dummy = self.hashing.dummy();
         self.run(move || {
             let known = hash.is_some();
-            let hash = hash.unwrap_or_else(|| DUMMY.into());
+            let hash = hash.unwrap_or_else(|| dummy.into());
             let fits = if hash.starts_with("$2") {
                 bcrypt::verify(password.as_bytes(), &hash).unwrap_or(false)
             } else {
@@ -59,35 +87,29 @@ impl Passwords {
     }
 }
 
-impl Default for Passwords {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[tokio::test]
     async fn a_password_fits_only_its_own_hash() {
-        let passwords = Passwords::new();
-        let hash = passwords.hash("secret".into()).await.unwrap();
-        assert!(hash.starts_with("$argon2id$"));
-        assert!(passwords.verify("secret".into(), Some(hash.clone())).await.unwrap());
-        assert!(!passwords.verify("Secret".into(), Some(hash)).await.unwrap());
-        assert!(!passwords.verify("secret".into(), None).await.unwrap());
-        assert!(!passwords.verify("secret".into(), Some("garbage".into())).await.unwrap());
-    }
-
-    #[tokio::test]
-    async fn hashes_of_parse_server_are_understood() {
-        let hash = bcrypt::hash("secret", 4).unwrap();
-        assert!(Passwords::new().verify("secret".into(), Some(hash.into())).await.unwrap());
+        for (hashing, beginning, other) in
+            [(Hashing::Argon2, "$argon2id$", Hashing::Bcrypt), (Hashing::Bcrypt, "$2b$10$", Hashing::Argon2)]
+        {
+            let passwords = Passwords::new(hashing);
+            let hash = passwords.hash("secret".into()).await.unwrap();
+            assert!(hash.starts_with(beginning), "{hash}");
+            assert!(passwords.verify("secret".into(), Some(hash.clone())).await.unwrap());
+            assert!(Passwords::new(other).verify("secret".into(), Some(hash.clone())).await.unwrap());
+            assert!(!passwords.verify("Secret".into(), Some(hash)).await.unwrap());
+            assert!(!passwords.verify("secret".into(), None).await.unwrap());
+            assert!(!passwords.verify("secret".into(), Some("garbage".into())).await.unwrap());
+        }
     }
 
     #[test]
-    fn the_dummy_is_a_real_hash() {
-        assert!(PasswordHash::new(DUMMY).is_ok_and(|hash| hash.hash.is_some()));
+    fn the_dummies_are_real_hashes() {
+        assert!(PasswordHash::new(Hashing::Argon2.dummy()).is_ok_and(|hash| hash.hash.is_some()));
+        assert_eq!(bcrypt::verify("secret", Hashing::Bcrypt.dummy()).ok(), Some(false));
     }
 }

@@ -2,14 +2,16 @@
 //!
 //! A token is Parse's opaque `r:` followed by a JSON Web Token that names the session's row. The signature turns
 //! forgeries away without a read; the row says whether the session still lives, so that a revoked one ends at once.
+//! Where others keep their sessions in the same store, their tokens are found by the row alone.
 
 use crate::error::{Failure, Result};
-use crate::storage::Storage;
+use crate::permissions::Principals;
+use crate::storage::{Selection, Snapshot, Storage};
 use compact_str::CompactString;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use tidings_protocol::{ClassName, Date, Object, ObjectId, Value};
+use tidings_protocol::{ClassName, Date, Object, ObjectId, Predicate, Value};
 
 /// The internal field of a `_Session` row that holds its token.
 pub const TOKEN_FIELD: &str = "_session_token";
@@ -27,8 +29,10 @@ pub struct Sessions {
     encoding: EncodingKey,
     decoding: DecodingKey,
     validation: Validation,
-    /// Tokens whose signature was found good; most requests carry one of a few.
+    /// The rows of tokens whose signature was found good, or that were found in the store; most requests carry one of a few.
     verified: Arc<quick_cache::sync::Cache<CompactString, ObjectId>>,
+    /// Whether others, who sign otherwise or not at all, begin sessions in the store, too.
+    shared: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -56,7 +60,14 @@ impl Sessions {
             decoding: DecodingKey::from_secret(secret),
             validation,
             verified: Arc::new(quick_cache::sync::Cache::new(VERIFIED_TOKENS)),
+            shared: false,
         }
+    }
+
+    /// Sessions in a store that Parse Server, or other nodes with secrets of their own, may share.
+    #[must_use]
+    pub fn in_shared_store(self) -> Self {
+        Self { shared: true, ..self }
     }
 
     /// Makes the token of a new session.
@@ -72,9 +83,16 @@ impl Sessions {
     /// # Errors
     /// 209 for a token that is forged, unknown, revoked or expired, or whose user is gone.
     pub async fn resolve(&self, storage: &dyn Storage, token: &str, now: Date) -> Result<(Session, Arc<Object>)> {
-        let id = self.row_id(token).ok_or_else(Failure::invalid_session)?;
+        let id = self.row_id(token);
+        if id.is_none() && !(self.shared && bare(token).is_some()) {
+            return Err(Failure::invalid_session());
+        }
         let snapshot = storage.snapshot().await?;
-        let row = snapshot.get(&ClassName::SESSION, &id).await?.ok_or_else(Failure::invalid_session)?;
+        let row = match id {
+            Some(id) => snapshot.get(&ClassName::SESSION, &id).await?,
+            None => self.row_of_others(&*snapshot, token).await?,
+        };
+        let row = row.ok_or_else(Failure::invalid_session)?;
         if row.fields.get(TOKEN_FIELD).and_then(Value::as_str) != Some(token) {
             return Err(Failure::invalid_session());
         }
@@ -84,19 +102,35 @@ impl Sessions {
         }
         let user = row.fields.get("user").and_then(Value::as_pointer).ok_or_else(Failure::invalid_session)?;
         let user = snapshot.get(&ClassName::USER, &user.id).await?.ok_or_else(Failure::invalid_session)?;
-        Ok((Session { id, token: token.into() }, user))
+        Ok((Session { id: row.id.clone(), token: token.into() }, user))
+    }
+
+    /// The row of a token that says nothing by itself.
+    async fn row_of_others(&self, snapshot: &dyn Snapshot, token: &str) -> Result<Option<Arc<Object>>> {
+        let predicate = Predicate::equal(TOKEN_FIELD, token);
+        let selection = Selection { predicate, limit: 1, ..Selection::all(ClassName::SESSION, Principals::MASTER) };
+        let row = snapshot.find(&selection).await?.into_iter().next();
+        if let Some(row) = &row {
+            self.verified.insert(token.into(), row.id.clone());
+        }
+        Ok(row)
     }
 
     fn row_id(&self, token: &str) -> Option<ObjectId> {
         if let Some(id) = self.verified.get(token) {
             return Some(id);
         }
-        let signed = token.strip_prefix("r:").filter(|signed| signed.len() <= MAX_TOKEN)?;
+        let signed = bare(token)?;
         let claims = jsonwebtoken::decode::<Claims>(signed, &self.decoding, &self.validation).ok()?.claims;
         let id = ObjectId::new(claims.sid);
         self.verified.insert(token.into(), id.clone());
         Some(id)
     }
+}
+
+/// What follows the `r:` of a token.
+fn bare(token: &str) -> Option<&str> {
+    token.strip_prefix("r:").filter(|bare| !bare.is_empty() && bare.len() <= MAX_TOKEN)
 }
 
 #[cfg(test)]

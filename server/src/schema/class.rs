@@ -159,10 +159,9 @@ impl ClassSchema {
         if edited.indexes.len() > MAX_INDEXES {
             return Err(Error::invalid_query(format!("A class declares at most {MAX_INDEXES} indexes.")));
         }
-        let orphan = edited
-            .indexes
-            .iter()
-            .find(|(_, index)| index.fields.iter().any(|field| edited.field_type(&field.name).is_none()));
+        // Others may have declared indexes on what is no field here, as Parse Server does for its tokens.
+        let is_removed = |name: &CompactString| remove_fields.contains(name) && edited.field_type(name).is_none();
+        let orphan = edited.indexes.iter().find(|(_, index)| index.fields.iter().any(|field| is_removed(&field.name)));
         if let Some((name, _)) = orphan {
             return Err(Error::invalid_query(format!("Index {name} needs a field that would be deleted.")));
         }
@@ -331,5 +330,20 @@ mod tests {
         assert_eq!(edit(&[], &["createdAt"]).unwrap_err().code.number(), 136);
         assert_eq!(edit(&[("_x", FieldType::Date)], &[]).unwrap_err().code.number(), 105);
         assert!(edit(&[("text", FieldType::Number)], &["text"]).is_ok(), "remove and add changes the type");
+    }
+
+    #[test]
+    fn an_index_needs_its_fields() {
+        let mut schema = schema();
+        for field in ["text", "_email_verify_token"] {
+            schema.indexes.insert(field.into(), Index::from_map(&tidings_protocol::map! { field => 1.0 }).unwrap());
+        }
+        let remove = |fields: &[&str], indexes: &[&str]| {
+            let names = |names: &[&str]| names.iter().map(|name| CompactString::from(*name)).collect::<Vec<_>>();
+            schema.edited(&[], &names(fields), None, &[], &names(indexes))
+        };
+        assert_eq!(remove(&["text"], &[]).unwrap_err().code, Code::InvalidQuery);
+        assert!(remove(&["text"], &["text"]).is_ok());
+        assert!(remove(&["sender"], &[]).is_ok(), "the other index never had a field");
     }
 }

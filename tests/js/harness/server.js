@@ -13,16 +13,17 @@ import { fileURLToPath } from 'node:url';
 import { User } from './user.js';
 
 const repository = fileURLToPath(new URL('../../..', import.meta.url));
-const keys = { appId: 'chat', javascriptKey: 'jskey', masterKey: 'masterkey' };
+export const keys = { appId: 'chat', javascriptKey: 'jskey', masterKey: 'masterkey' };
 
 /** Far longer than a start or a drain takes, so that a slow machine is no failure. */
 const patience = 30_000;
 
 /**
  * Starts a server for this test file. Its users end after each test, it ends with the file.
+ * `settings` are named as the flags are and replace the usual ones; `undefined` leaves the server's default.
  */
-export async function startServer() {
-  const server = new Server(await mkdtemp(path.join(tmpdir(), 'tidings-js-')));
+export async function startServer(settings = {}) {
+  const server = new Server(await mkdtemp(path.join(tmpdir(), 'tidings-js-')), settings);
   afterEach(() => server.endUsers());
   after(() => server.close());
   await server.start();
@@ -32,6 +33,7 @@ export async function startServer() {
 class Server {
   /** The API's URL, known from the `ready` line. */
   url;
+  #settings;
   /** 0 until the first start; a restart asks for the same port, as a real one would. */
   #port = 0;
   #process;
@@ -41,20 +43,26 @@ class Server {
   /** The end of the server's log, shown when it does not start or does not stop. */
   #log = [];
 
-  constructor(dataDir) {
+  constructor(dataDir, settings) {
     this.dataDir = dataDir;
+    this.#settings = settings;
   }
 
   async start() {
-    const child = spawn(binary(), [
-      'serve',
-      '--port', String(this.#port),
-      '--data-dir', this.dataDir,
-      '--app-id', keys.appId,
-      '--javascript-key', keys.javascriptKey,
-      '--master-key', keys.masterKey,
-      '--cloud-code', path.join(repository, 'cloud-code'),
-    ], { cwd: this.dataDir, env: environment(), stdio: ['ignore', 'pipe', 'pipe'] });
+    const settings = {
+      'port': this.#port,
+      'data-dir': this.dataDir,
+      'app-id': keys.appId,
+      'javascript-key': keys.javascriptKey,
+      'master-key': keys.masterKey,
+      'cloud-code': path.join(repository, 'cloud-code'),
+      ...this.#settings,
+    };
+    const given = Object.entries(settings).filter(([, value]) => value !== undefined);
+    const flags = given.flatMap(([name, value]) => [`--${name}`, String(value)]);
+    const child = spawn(binary(), ['serve', ...flags], {
+      cwd: this.dataDir, env: environment(), stdio: ['ignore', 'pipe', 'pipe'],
+    });
     this.#process = child;
     createInterface({ input: child.stderr }).on('line', line => this.#remember(line));
 

@@ -1,6 +1,6 @@
 //! The collections of classes and their indexes: made before anything needs them, as nobody waits for them then.
 
-use super::documents::pointer_name;
+use super::documents::{GUEST_ID, pointer_name};
 use super::errors::{already_exists, is_missing};
 use crate::schema::FieldType;
 use compact_str::CompactString;
@@ -14,10 +14,10 @@ use tidings_protocol::ClassName;
 /// Where this store keeps what Parse Server does not know of: one document per lock (see `unique`).
 pub(super) const OWN: &str = "_Tidings";
 
-/// The comparison by which upper and lower case are alike, as Parse Server's indexes have it.
-pub(super) fn ignoring_case() -> Document {
-    doc! { "locale": "en", "strength": 2 }
-}
+/// The language of the comparison by which upper and lower case are alike. It is to the letter that of Parse Server's
+/// indexes: a question in another would not use them, and Parse Server does not start where an index of the name that it
+/// gives is of another.
+pub(super) const LANGUAGE: &str = "en_US";
 
 pub(super) struct Collections {
     /// Whether changes carry images: where there are no changes to hear, nothing keeps them.
@@ -68,10 +68,14 @@ impl Collections {
             return Ok(());
         }
         self.create(db, class).await?;
-        let mut indexes = vec![index("_created_at_1", doc! { "_created_at": 1 })];
+        let mut indexes = vec![index(BY_CREATION, doc! { "_created_at": 1 })];
         indexes.extend(columns.iter().filter_map(|(name, field_type)| pointer_index(name, field_type)));
         if *class == ClassName::USER {
-            indexes.extend(["username", "email"].map(unique_index));
+            indexes.extend(["username", "email"].map(|field| unique_index(&format!("{field}_1"), field)));
+            indexes.push(unique_index("_auth_data_anonymous_id", GUEST_ID));
+        }
+        if *class == ClassName::SESSION {
+            indexes.push(token_index());
         }
         create_indexes(db, class, indexes).await?;
         self.set_ready(class);
@@ -81,6 +85,12 @@ impl Collections {
             }
         }
         Ok(())
+    }
+
+    /// The one index that sessions must have also where others have made their collection: without it each request with a
+    /// session of theirs would read all sessions.
+    pub(super) async fn make_token_index(db: &Database) -> Result<()> {
+        create_indexes(db, &ClassName::SESSION, vec![token_index()]).await
     }
 
     /// A collection whose changes carry both images. One that exists gets them, if that is allowed.
@@ -112,7 +122,7 @@ impl Collections {
             return Ok(());
         }
         let mut folded = index(&format!("case_insensitive_{field}"), doc! { field: 1 });
-        folded.insert("collation", ignoring_case());
+        folded.insert("collation", doc! { "locale": LANGUAGE, "strength": 2 });
         folded.insert("background", true);
         folded.insert("sparse", true);
         create_indexes(db, class, vec![folded]).await?;
@@ -121,19 +131,42 @@ impl Collections {
     }
 }
 
+/// The index of each class that gives its objects in the order of their creation.
+const BY_CREATION: &str = "_created_at_1";
+
 /// What makes the newest objects of a pointer quick to find.
 pub(super) fn pointer_index(name: &str, field_type: &FieldType) -> Option<Document> {
     let FieldType::Pointer(_) = field_type else { return None };
     let stored = pointer_name(name);
-    Some(index(&format!("{stored}_1__created_at_1"), doc! { stored: 1, "_created_at": 1 }))
+    Some(index(&pointer_index_name(&stored), doc! { stored: 1, "_created_at": 1 }))
 }
 
-/// As Parse Server makes it for the names of users.
-fn unique_index(field: &str) -> Document {
-    let mut index = index(&format!("{field}_1"), doc! { field: 1 });
+/// What that index is called, for a pointer of this name in documents.
+pub(super) fn pointer_index_name(stored: &str) -> String {
+    format!("{stored}_1__created_at_1")
+}
+
+/// Whether an index is one that nobody declared: Parse Server lists all that it finds.
+pub(super) fn is_automatic(name: &str, keys: &Document) -> bool {
+    let fields: Vec<&str> = keys.keys().map(String::as_str).collect();
+    match fields.as_slice() {
+        ["_created_at"] => name == BY_CREATION,
+        [pointer, "_created_at"] => name == pointer_index_name(pointer),
+        _ => false,
+    }
+}
+
+/// As Parse Server makes it for what only one user may have.
+fn unique_index(name: &str, field: &str) -> Document {
+    let mut index = index(name, doc! { field: 1 });
     index.insert("unique", true);
     index.insert("sparse", true);
     index
+}
+
+/// What finds the session of a token that Parse Server, or another node, has given. Parse Server makes none.
+fn token_index() -> Document {
+    index("_session_token_1", doc! { "_session_token": 1 })
 }
 
 pub(super) fn index(name: &str, key: Document) -> Document {

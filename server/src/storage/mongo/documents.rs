@@ -7,6 +7,7 @@
 //! | a pointer column `x` | `_p_x`: `"Class$id"` |
 //! | a GeoPoint, Polygon or File column | `[longitude, latitude]`, GeoJSON, the file's name |
 //! | Date and Bytes, anywhere | a date, a binary |
+//! | the id of an anonymous guest | `{id}` in `_auth_data_anonymous` |
 //! | any other Parse type inside an array or object | a document with `__type` |
 //!
 //! Only the schema tells a GeoPoint from an array or a file from a text, so decoding needs it.
@@ -25,6 +26,10 @@ use tidings_protocol::{Acl, ClassName, Date, Error, Object, ObjectId, Value};
 
 /// How pointer columns are called in documents.
 const POINTER: &str = "_p_";
+/// The internal field that holds the id of an anonymous guest: here a text, in a document `{id: "…"}`.
+pub(super) const GUEST: &str = "_auth_data_anonymous";
+/// Where a document holds that id.
+pub(super) const GUEST_ID: &str = "_auth_data_anonymous.id";
 
 /// The document of an object.
 pub(super) fn encode(object: &Object, schema: Option<&ClassSchema>) -> Document {
@@ -93,6 +98,7 @@ pub(super) fn parse_name(stored: &str) -> &str {
         "_id" => "objectId",
         "_created_at" => "createdAt",
         "_updated_at" => "updatedAt",
+        GUEST_ID => GUEST,
         _ => stored.strip_prefix(POINTER).unwrap_or(stored),
     }
 }
@@ -100,8 +106,10 @@ pub(super) fn parse_name(stored: &str) -> &str {
 /// The value of a field as its document holds it; `None` for what documents do not hold (the members of a relation
 /// have a collection of their own).
 pub(super) fn field(name: &str, value: &Value) -> Option<Bson> {
-    if is_internal_field(name) {
-        return Some(inner(value));
+    match value {
+        Value::String(id) if name == GUEST => return Some(doc! { "id": id.as_str() }.into()),
+        value if is_internal_field(name) => return Some(inner(value)),
+        _ => {}
     }
     Some(match value {
         Value::Relation(_) => return None,
@@ -190,6 +198,10 @@ pub(super) fn decode(document: &RawDocument, schema: Option<&ClassSchema>) -> Re
             ("_wperm", RawBsonRef::Array(names)) => writers = Some(texts(names)),
             ("_acl", RawBsonRef::Document(grants)) => legacy = Some(grants),
             ("_rperm" | "_wperm" | "_acl" | "_created_at" | "_updated_at", _) => {}
+            (GUEST, RawBsonRef::Document(guest)) => {
+                let value = guest.get_str("id").map_or_else(|_| parse(value), |id| Value::String(id.into()));
+                fields.push((GUEST.into(), value));
+            }
             (name, value) => match name.strip_prefix(POINTER) {
                 Some(name) => {
                     pointers.push(fields.len());
@@ -213,6 +225,12 @@ pub(super) fn decode(document: &RawDocument, schema: Option<&ClassSchema>) -> Re
     }
     object.acl = parse_acl(readers, writers, legacy);
     object.fields = Map::from_pairs(fields);
+    // The members of a relation are in a collection of their own; that there is one is said on every object of the class.
+    for (name, field_type) in schema.into_iter().flat_map(|schema| &schema.fields) {
+        if let FieldType::Relation(class) = field_type {
+            object.fields.insert(name.clone(), Value::Relation(Box::new(class.clone())));
+        }
+    }
     Ok(object)
 }
 
@@ -396,7 +414,8 @@ mod tests {
             doc! { "area": { "type": "Polygon", "coordinates": [[[1, 0], [3, 2], [0, 4], [1, 0]]] } },
         );
         check(r#"{"_hashed_password":"$2b$"}"#, doc! { "_hashed_password": "$2b$" });
-        check(r#"{"_auth_data_anonymous":{"id":"1"}}"#, doc! { "_auth_data_anonymous": { "id": "1" } });
+        check(r#"{"_auth_data_anonymous":"1"}"#, doc! { "_auth_data_anonymous": { "id": "1" } });
+        check(r#"{"_auth_data_other":{"id":"1","x":2}}"#, doc! { "_auth_data_other": { "id": "1", "x": 2 } });
     }
 
     #[test]
@@ -418,6 +437,17 @@ mod tests {
                 "deep": { "r": { "__type": "Relation", "className": "C" } },
             } },
         );
+    }
+
+    #[test]
+    fn relations_are_on_every_object() {
+        let mut schema = schema();
+        schema.fields.insert("fans".into(), FieldType::Relation(ClassName::USER));
+        let document = RawDocumentBuf::try_from(&doc! { "_id": "x", "text": "a", "fans": 5 }).unwrap();
+        let object = decode(&document, Some(&schema)).unwrap();
+        let expected = r#"{"text":"a","fans":{"__type":"Relation","className":"_User"}}"#;
+        assert_eq!(object.fields.to_json(), expected);
+        assert!(!encode(&object, Some(&schema)).contains_key("fans"));
     }
 
     #[test]

@@ -135,6 +135,12 @@ async fn follow(shared: &Shared, edited: &Edited) -> Result<(), mongodb::error::
     for name in before.indexes.keys().filter(|name| !after.indexes.contains_key(*name)) {
         collections::drop_index(&shared.db, class, name).await?;
     }
+    // The index that came with a pointer goes with it, unless the field is one again.
+    let is_pointer = |schema: &ClassSchema, name: &str| matches!(schema.fields.get(name), Some(FieldType::Pointer(_)));
+    for name in edited.removed.iter().filter(|name| is_pointer(before, name) && !is_pointer(after, name)) {
+        let index = collections::pointer_index_name(&schemas::column_name(name, before));
+        collections::drop_index(&shared.db, class, &index).await?;
+    }
     let new = after.indexes.iter().filter(|(name, index)| before.indexes.get(*name) != Some(index));
     let new = new.map(|(name, index)| collections::index(name, schemas::index_keys(index, after))).collect();
     collections::create_indexes(&shared.db, class, new).await

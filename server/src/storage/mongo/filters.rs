@@ -44,6 +44,8 @@ enum Column<'a> {
     Array,
     /// Stored in a form that has nothing to do with how Parse compares it.
     Opaque,
+    /// Not in the class's documents at all.
+    Elsewhere,
 }
 
 fn column<'a>(name: &str, schema: &'a ClassSchema) -> Column<'a> {
@@ -58,7 +60,8 @@ fn column<'a>(name: &str, schema: &'a ClassSchema) -> Column<'a> {
         Some(FieldType::File) => Column::File,
         Some(FieldType::Object) => Column::Object,
         Some(FieldType::Array) | None => Column::Array,
-        Some(FieldType::GeoPoint | FieldType::Polygon | FieldType::Relation(_) | FieldType::Acl) => Column::Opaque,
+        Some(FieldType::GeoPoint | FieldType::Polygon | FieldType::Acl) => Column::Opaque,
+        Some(FieldType::Relation(_)) => Column::Elsewhere,
     }
 }
 
@@ -167,6 +170,7 @@ fn field(path: &str, constraint: &Constraint, schema: &ClassSchema) -> Filter {
         Column::Object => object(&name, constraint),
         Column::Array => array(&name, constraint),
         Column::Opaque => opaque(&name, constraint),
+        Column::Elsewhere => Filter::unsaid(),
     }
 }
 
@@ -373,7 +377,7 @@ pub(super) fn sort(order: &[Order], schema: &ClassSchema) -> Sort {
             None => {
                 match column(path, schema) {
                     // A pointer in there is a document to MongoDB, and compares like one.
-                    Column::Opaque | Column::Array | Column::Object => return Sort::Client,
+                    Column::Opaque | Column::Elsewhere | Column::Array | Column::Object => return Sort::Client,
                     Column::Plain | Column::Pointer(_) | Column::File => {}
                 }
                 column_name(path, schema)

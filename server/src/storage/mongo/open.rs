@@ -11,7 +11,7 @@ use futures_util::TryStreamExt;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::options::{Acknowledgment, ClientOptions, WriteConcern};
 use mongodb::{Client, Database};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
@@ -141,22 +141,38 @@ async fn classes(db: &Database) -> Result<BTreeMap<ClassName, Arc<crate::schema:
     Ok(schemas.map(|schema| (schema.class.clone(), Arc::new(schema))).collect())
 }
 
-/// Has the changes of every class carry both images, also where Parse Server made the collection.
+/// Has the changes of every class carry both images, also where Parse Server made the collection, or would: it declares a
+/// class without one, which comes with the first object.
 async fn prepare(
     db: &Database,
     collections: &Collections,
     classes: &BTreeMap<ClassName, Arc<crate::schema::ClassSchema>>,
 ) -> Result<(), OpenError> {
     let mut found = db.list_collections().await?;
+    let mut missing: BTreeSet<&str> = classes.keys().map(ClassName::as_str).collect();
     while let Some(collection) = found.try_next().await? {
         let has_images = collection.options.change_stream_pre_and_post_images.is_some_and(|images| images.enabled);
         let name = collection.name.as_str();
-        if !classes.contains_key(name) {
+        if !missing.remove(name) {
             continue;
         }
         match has_images {
             true => collections.set_ready(name),
             false => collections.adopt(db, name).await,
+        }
+        // The one index that is made unasked where others have made the collection. Nobody waits for it.
+        if name == ClassName::SESSION.as_str() {
+            let db = db.clone();
+            tokio::spawn(async move {
+                if let Err(error) = Collections::make_token_index(&db).await {
+                    tracing::warn!(%error, "sessions of other servers are slow to find: their tokens have no index");
+                }
+            });
+        }
+    }
+    for class in missing {
+        if let Err(error) = collections.create(db, class).await {
+            tracing::warn!(class, %error, "its collection cannot be made yet");
         }
     }
     Ok(())

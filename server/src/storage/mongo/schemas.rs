@@ -3,7 +3,8 @@
 //! A row has the class's name as `_id`, each field's type as a text (`string`, `*Class`, `relation<Class>`), and in
 //! `_metadata` the class-level permissions, the declared indexes and the options of fields, which are kept as they are.
 
-use super::documents::{parse_name, pointer_name};
+use super::collections::is_automatic;
+use super::documents::{GUEST, GUEST_ID, parse_name, pointer_name};
 use crate::permissions::ClassLevelPermissions;
 use crate::schema::{ClassSchema, FieldType, Index};
 use compact_str::CompactString;
@@ -55,6 +56,7 @@ pub(super) fn column_name(name: &str, schema: &ClassSchema) -> String {
         ("objectId", _) => "_id".to_owned(),
         ("createdAt", _) => "_created_at".to_owned(),
         ("updatedAt", _) => "_updated_at".to_owned(),
+        (GUEST, _) => GUEST_ID.to_owned(),
         (_, Some(FieldType::Pointer(_))) => pointer_name(name),
         _ => name.to_owned(),
     }
@@ -78,7 +80,8 @@ pub(super) fn decode(row: &Document) -> Option<ClassSchema> {
         schema.permissions = read_permissions(&schema.class, stored);
     }
     for (name, keys) in metadata.get_document("indexes").into_iter().flatten() {
-        let fields = keys.as_document().into_iter().flatten().map(|(name, direction)| {
+        let Some(keys) = keys.as_document().filter(|keys| !is_automatic(name, keys)) else { continue };
+        let fields = keys.iter().map(|(name, direction)| {
             let direction = direction.as_i32().map(f64::from).or(direction.as_f64());
             (CompactString::from(parse_name(name)), direction.map_or(Value::Null, Value::Number))
         });
@@ -197,7 +200,11 @@ mod tests {
             "_id": "Old", "objectId": "string", "updatedAt": "string", "createdAt": "string", "m": "map", "odd": "wat",
             "_metadata": {
                 "fields_options": { "m": { "required": false } },
-                "indexes": { "_id_": { "_id": 1 }, "t": { "text": "text" }, "by_m": { "m": 1.0 } },
+                "indexes": {
+                    "_id_": { "_id": 1 }, "t": { "text": "text" }, "by_m": { "m": 1.0 },
+                    // Parse Server lists all that it finds when it starts.
+                    "_created_at_1": { "_created_at": 1 }, "_p_m_1__created_at_1": { "_p_m": 1, "_created_at": 1 },
+                },
             },
         };
         let schema = decode(&row).unwrap();

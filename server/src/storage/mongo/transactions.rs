@@ -89,7 +89,12 @@ enum ClassRow {
 
 pub(super) async fn commit(shared: &Shared, writes: &[Write]) -> Result<Vec<Written>, WriteError> {
     for write in writes {
-        for unique in write.guard.unique.iter().filter(|unique| unique.value.as_str().is_some()) {
+        for unique in write
+            .guard
+            .unique
+            .iter()
+            .filter(|unique| unique.value.as_str().is_some() && unique::is_folded(&unique.field))
+        {
             let made = shared.collections.make_folded(&shared.db, &write.class, &unique.field).await;
             made.map_err(unavailable)?;
         }

@@ -5,7 +5,9 @@
 //! same time see neither the other, both write to one lock first, which only one of them can. Where there are no
 //! transactions, they wait for each other in this process.
 
-use super::collections::OWN;
+use super::collections::{LANGUAGE, OWN};
+use super::documents::GUEST;
+use super::filters::Filter;
 use super::transactions::Failure;
 use super::{Shared, documents};
 use crate::storage::{Action, Unique, Write, WriteError};
@@ -14,7 +16,7 @@ use mongodb::ClientSession;
 use mongodb::bson::{Document, RawDocumentBuf, doc};
 use mongodb::options::{Collation, CollationStrength};
 use std::hash::{Hash, Hasher};
-use tidings_protocol::Value;
+use tidings_protocol::{Predicate, Value};
 
 /// Locks per field: values that share one wait for each other now and then.
 const LOCKS: u64 = 4_096;
@@ -51,22 +53,29 @@ async fn is_held(
     write: &Write,
     unique: &Unique,
 ) -> Result<bool, Failure> {
-    let Some(value) = documents::field(&unique.field, &unique.value) else { return Ok(false) };
-    let schema = shared.catalog.get(&write.class);
-    let column = schema.as_ref().and_then(|schema| schema.fields.get(&*unique.field));
-    let name = documents::stored_name(&unique.field, &unique.value, column);
-    let filter = doc! { &*name: value, "_id": { "$ne": write.id.as_str() } };
-    let collation = Collation::builder().locale("en").strength(CollationStrength::Secondary).build();
+    let schema = shared.catalog.get_or_empty(&write.class);
+    let held = Filter::of(&Predicate::equal(unique.field.clone(), unique.value.clone()), &schema);
+    let filter = held.and(doc! { "_id": { "$ne": write.id.as_str() } }).document;
     let objects = shared.objects::<RawDocumentBuf>(&write.class);
-    let mut found = objects.find(filter).collation(collation).session(&mut *session).await?;
+    let mut find = objects.find(filter);
+    if is_folded(&unique.field) {
+        find = find.collation(Collation::builder().locale(LANGUAGE).strength(CollationStrength::Secondary).build());
+    }
+    let mut found = find.session(&mut *session).await?;
     let mut stream = found.stream(session);
     while let Some(document) = stream.try_next().await? {
-        let object = documents::decode(&document, schema.as_deref())?;
+        let object = documents::decode(&document, Some(&schema))?;
         if object.field(&unique.field).is_some_and(|held| folded(&held) == folded(&unique.value)) {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// Whether values of a field that differ in case only are the same. Those of guests are what their devices made up, and
+/// Parse Server's own unique index finds them as they are.
+pub(super) fn is_folded(field: &str) -> bool {
+    field != GUEST
 }
 
 /// Equal for values that are the same up to the case of letters.

@@ -4,13 +4,15 @@
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
+use futures_util::StreamExt;
 use mongodb::bson::{DateTime, Document, RawDocumentBuf, doc, rawdoc};
 use mongodb::options::{Acknowledgment, ClientOptions, SessionOptions, WriteConcern};
-use mongodb::{Client, Collection};
+use mongodb::{Client, Collection, Database};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
 
 #[derive(Parser)]
 struct Options {
@@ -146,6 +148,8 @@ async fn main() -> Result<()> {
     settings.write_concern = Some(WriteConcern::builder().w(Acknowledgment::Majority).journal(true).build());
     let client = Client::with_options(settings)?;
     let database = client.default_database().context("the URL names no database")?;
+    // What is written is heard, as at Tidings.
+    let heard = hear(&database).await?;
     let begin = Instant::now() + Duration::from_secs(1);
     let end = begin + Duration::from_secs_f64(options.secs);
     let mut tasks = Vec::new();
@@ -154,7 +158,7 @@ async fn main() -> Result<()> {
             client: client.clone(),
             messages: database.collection("Message"),
             state: state.clone(),
-            rng: fastrand::Rng::with_seed(at as u64 + 1),
+            rng: fastrand::Rng::new(),
             seq: (at as i64) << 32,
         };
         tasks.push(tokio::spawn(async move {
@@ -171,9 +175,21 @@ async fn main() -> Result<()> {
     for task in tasks {
         done += task.await??;
     }
+    heard.abort();
     let what = options.what.to_possible_value().map_or_else(String::new, |what| what.get_name().to_owned());
     println!("{}", json!({ "cmd": what, "conns": options.conns, "ops": done, "ops_s": done as f64 / options.secs }));
     Ok(())
+}
+
+async fn hear(database: &Database) -> Result<JoinHandle<()>> {
+    let stream =
+        doc! { "$changeStream": { "fullDocument": "whenAvailable", "fullDocumentBeforeChange": "whenAvailable" } };
+    let mut stream = database.aggregate([stream]).max_await_time(Duration::from_millis(500)).batch().await?;
+    Ok(tokio::spawn(async move {
+        while let Some(Ok(batch)) = stream.next().await {
+            std::hint::black_box(batch.doc_slices().map(|events| events.into_iter().count()).ok());
+        }
+    }))
 }
 
 async fn initiate(mut settings: ClientOptions) -> Result<()> {

@@ -87,10 +87,9 @@ impl Sessions {
         if id.is_none() && !(self.shared && bare(token).is_some()) {
             return Err(Failure::invalid_session());
         }
-        let snapshot = storage.snapshot().await?;
         let row = match id {
-            Some(id) => snapshot.get(&ClassName::SESSION, &id).await?,
-            None => self.row_of_others(&*snapshot, token).await?,
+            Some(id) => storage.recent(&ClassName::SESSION, &id).await?,
+            None => self.row_of_others(&*storage.snapshot().await?, token).await?,
         };
         let row = row.ok_or_else(Failure::invalid_session)?;
         if row.fields.get(TOKEN_FIELD).and_then(Value::as_str) != Some(token) {
@@ -101,7 +100,7 @@ impl Sessions {
             return Err(Failure::parse(tidings_protocol::Code::InvalidSessionToken, message));
         }
         let user = row.fields.get("user").and_then(Value::as_pointer).ok_or_else(Failure::invalid_session)?;
-        let user = snapshot.get(&ClassName::USER, &user.id).await?.ok_or_else(Failure::invalid_session)?;
+        let user = storage.recent(&ClassName::USER, &user.id).await?.ok_or_else(Failure::invalid_session)?;
         Ok((Session { id: row.id.clone(), token: token.into() }, user))
     }
 

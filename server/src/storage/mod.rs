@@ -45,6 +45,12 @@ pub trait Storage: Send + Sync + 'static {
     /// The newest published state, as of now or of the first question to it.
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, Unavailable>;
 
+    /// One object, whatever its ACL, for what is asked with each request: it shows every commit that was answered here, and
+    /// those of other processes half a second later at the most.
+    async fn recent(&self, class: &ClassName, id: &ObjectId) -> Result<Option<Arc<Object>>, Unavailable> {
+        self.snapshot().await?.get(class, id).await
+    }
+
     /// Commits all writes as one, or none; each sees the earlier ones. Commits that write one object, or bring columns
     /// to one class, take their place in the order of these *calls*, not of the awaits: the commit is under way when
     /// this returns, and dropping the answer does not stop it.

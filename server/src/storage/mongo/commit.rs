@@ -23,6 +23,7 @@ pub(super) fn brings_columns(shared: &Shared, write: &Write) -> bool {
 
 pub(super) async fn commit(shared: Arc<Shared>, mut writes: Vec<Write>) -> Result<Vec<Written>, WriteError> {
     let outcome = make(&shared, &mut writes).await;
+    writes.iter().for_each(|write| shared.recent.forget(&write.class, &write.id));
     if let Err(WriteError::Unavailable(_)) = outcome {
         // Perhaps it was made; whoever follows has to look, if nobody else tells.
         shared.tell(writes.into_iter().map(|write| Change::Unseen { class: write.class, gone: None }));

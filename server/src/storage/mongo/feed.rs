@@ -82,6 +82,7 @@ async fn follow_once(shared: &Arc<Shared>, after: &mut Position, telling: Tellin
         let Told { changes, until } = reader.read(&batch?)?;
         reader.dropped.drain(..).for_each(|class| shared.collections.forget(&class));
         for committed in &changes {
+            shared.recent.hear(&committed.change);
             if let Change::Schema { class, schema } = &committed.change {
                 shared.catalog.put(class, schema.clone(), committed.position);
                 if schema.is_some() && !shared.collections.is_ready(class) {

@@ -19,6 +19,7 @@ mod filters;
 mod lanes;
 mod open;
 mod reads;
+mod recent;
 mod schemas;
 mod standalone;
 #[cfg(test)]
@@ -42,11 +43,12 @@ use compact_str::CompactString;
 use lanes::{Lane, Lanes};
 use mongodb::bson::Timestamp;
 use mongodb::{Client, Collection, Database};
+use recent::Recent;
 use standalone::Standalone;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use tidings_protocol::Object;
+use tidings_protocol::{ClassName, Object, ObjectId};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -87,6 +89,7 @@ struct Shared {
     options: MongoOptions,
     catalog: Catalog,
     collections: Collections,
+    recent: Recent,
     lanes: Arc<Lanes>,
     tail: Arc<ChangeTail>,
     timeline: CompactString,
@@ -170,6 +173,19 @@ impl Mongo {
 impl Storage for Mongo {
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>, Unavailable> {
         Ok(Box::new(view::View::new(self.shared.clone())))
+    }
+
+    async fn recent(&self, class: &ClassName, id: &ObjectId) -> Result<Option<Arc<Object>>, Unavailable> {
+        let key = (class.clone(), id.clone());
+        if let Some(kept) = self.shared.recent.get(&key) {
+            return Ok(kept);
+        }
+        let begun = self.shared.recent.begin();
+        let object = self.snapshot().await?.get(class, id).await?;
+        if Recent::keeps(class) {
+            self.shared.recent.keep(&begun, key, object.clone());
+        }
+        Ok(object)
     }
 
     fn commit(&self, writes: Vec<Write>) -> Answer<Result<Vec<Written>, WriteError>> {

@@ -3,6 +3,7 @@
 use super::catalog::Catalog;
 use super::collections::{Collections, OWN};
 use super::lanes::Lanes;
+use super::recent::Recent;
 use super::standalone::{self, Standalone};
 use super::{LARGEST_DOCUMENT, Mongo, MongoOptions, Shared, feed, position, schemas};
 use crate::changes::{ChangeTail, Position};
@@ -84,6 +85,7 @@ impl Mongo {
             tail: Arc::new(ChangeTail::new(start, options.tail_bytes)),
             catalog: Catalog::new(classes),
             collections,
+            recent: Recent::default(),
             lanes: Arc::new(Lanes::default()),
             timeline,
             standalone,

@@ -221,7 +221,7 @@ fn visit_inside(value: Option<&Value>, path: &str, visit: &mut dyn FnMut(Option<
     match value {
         Some(Value::Object(map)) => step(map.get(head), visit),
         Some(Value::Array(items)) => {
-            let picked = head.parse::<usize>().ok().and_then(|index| items.get(index));
+            let picked = array_index(head).and_then(|index| items.get(index));
             let found = match picked {
                 // An array that was picked by its index counts as itself, not as each of its elements.
                 Some(inner @ Value::Array(_)) if rest.is_none() => visit(Some(&Value::Array(vec![inner.clone()]))),
@@ -235,6 +235,12 @@ fn visit_inside(value: Option<&Value>, path: &str, visit: &mut dyn FnMut(Option<
         }
         _ => step(None, visit),
     }
+}
+
+/// The place in an array that a part of a path names: a number without leading zeros or signs.
+pub(crate) fn array_index(part: &str) -> Option<usize> {
+    let is_number = part.bytes().all(|byte| byte.is_ascii_digit()) && (part == "0" || !part.starts_with('0'));
+    part.parse().ok().filter(|_| is_number)
 }
 
 #[cfg(test)]

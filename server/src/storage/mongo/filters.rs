@@ -360,31 +360,30 @@ pub(super) fn natural() -> Vec<Order> {
     vec![Order { path: "createdAt".into(), descending: false }]
 }
 
-/// The order without its tie-break. Paths into objects are the server's affair although a pointer may stand there, which
-/// it would put among the objects: to read a whole class for each such page is worse.
+/// The order without its tie-break.
 pub(super) fn sort(order: &[Order], schema: &ClassSchema) -> Sort {
-    let (mut keys, mut paths) = (Document::new(), 0);
+    let (mut keys, mut through_arrays) = (Document::new(), 0);
     for Order { path, descending } in order {
-        let name = match path.split_once('.') {
-            Some((head, rest)) => {
-                paths += 1;
-                format!("{}.{rest}", column_name(head, schema))
+        let (head, rest) = path.split_once('.').map_or((path.as_str(), None), |(head, rest)| (head, Some(rest)));
+        let mut name = column_name(head, schema);
+        match (column(head, schema), rest) {
+            // A number may name a member as well as an element; where both are there, MongoDB refuses to sort.
+            (_, Some(rest)) if rest.split('.').any(|part| part.bytes().all(|byte| byte.is_ascii_digit())) => {
+                return Sort::Client;
             }
-            None => {
-                match column(path, schema) {
-                    // A pointer in there is a document to MongoDB, and compares like one.
-                    Column::Opaque | Column::Array | Column::Object => return Sort::Client,
-                    Column::Plain | Column::Pointer(_) | Column::File => {}
-                }
-                column_name(path, schema)
-            }
-        };
+            (Column::Opaque, _) | (Column::Pointer(_) | Column::File, Some(_)) => return Sort::Client,
+            (Column::Array, _) | (Column::Object, Some(_)) => through_arrays += 1,
+            (Column::Plain | Column::Pointer(_) | Column::File | Column::Object, _) => {}
+        }
+        if let Some(rest) = rest {
+            name = format!("{name}.{rest}");
+        }
         if !keys.contains_key(&name) {
             keys.insert(name, if *descending { -1 } else { 1 });
         }
     }
-    // MongoDB does not sort by two arrays, and each path may lead through one.
-    if paths > 1 { Sort::Client } else { Sort::Server(keys) }
+    // MongoDB does not sort by two arrays.
+    if through_arrays > 1 { Sort::Client } else { Sort::Server(keys) }
 }
 
 #[cfg(test)]
@@ -489,7 +488,9 @@ mod tests {
         assert_eq!(order("-p,createdAt,p"), Sort::Server(doc! { "_p_p": -1, "_created_at": 1 }));
         assert_eq!(order("o.a,n"), Sort::Server(doc! { "o.a": 1, "n": 1 }));
         assert_eq!(order("o.a,o.b"), Sort::Client);
-        assert_eq!(order("tags"), Sort::Client);
+        assert_eq!(order("tags,o"), Sort::Server(doc! { "tags": 1, "o": 1 }));
+        assert_eq!(order("tags,o.a"), Sort::Client);
+        assert_eq!(order("o.a.0"), Sort::Client);
         assert_eq!(order("g"), Sort::Client);
     }
 }

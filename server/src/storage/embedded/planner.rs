@@ -206,9 +206,8 @@ fn points(index: &Index, at: usize, class: &ClassState, constraint: &Constraint)
             let mut points = Vec::with_capacity(values.len());
             for value in values {
                 match value {
-                    // A plain id stands for a pointer with that id, in an array to whatever class.
-                    Value::String(_) if is_multiple => return None,
-                    Value::String(id) => {
+                    // A plain id stands for a pointer with that id, though not in an array.
+                    Value::String(id) if !is_multiple => {
                         points.push(component(value));
                         if let Some(target) = &target {
                             points.push(component(&Value::pointer(target.clone(), ObjectId::new(id.as_str()))));

@@ -5,7 +5,7 @@
 //! matcher again. Which of the two it is depends on the column: a number is never an array, so that everything can be
 //! said about it, while an array may hold pointers, which are documents to MongoDB.
 
-use super::documents::{has_many_forms, inner, pointer_name, pointer_text, pointers_in_arrays};
+use super::documents::{has_many_forms, inner, pointer_name, pointer_text};
 use super::schemas::column_name;
 use crate::permissions::Principals;
 use crate::schema::{ClassSchema, FieldType};
@@ -303,18 +303,7 @@ fn object(name: &str, constraint: &Constraint) -> Filter {
 fn array(name: &str, constraint: &Constraint) -> Filter {
     match constraint {
         Constraint::Eq(value) if has_many_forms(value) => Filter::at_least(exists(name)),
-        Constraint::In(values) if values.iter().any(|value| has_many_forms(value) || value.as_array().is_some()) => {
-            Filter::unsaid()
-        }
-        Constraint::In(values) => {
-            let ids: Vec<_> = values.iter().filter_map(Value::as_str).map(Bson::from).collect();
-            if ids.is_empty() {
-                return plain(name, constraint);
-            }
-            // A plain id stands for the pointers with that id.
-            let pointers = Filter::exact(doc! { name: pointers_in_arrays(ids) });
-            Filter::any(vec![plain(name, constraint), pointers])
-        }
+        Constraint::In(values) if values.iter().any(has_many_forms) => Filter::unsaid(),
         _ if orders_documents(constraint) => Filter::at_least(exists(name)),
         _ => plain(name, constraint),
     }
@@ -326,11 +315,7 @@ fn inside(path: &str, constraint: &Constraint) -> Filter {
     let narrows = |value: &Value| !value.is_null() && !has_many_forms(value);
     match constraint {
         Constraint::Eq(value) if narrows(value) => Filter::at_least(plain(path, constraint).document),
-        Constraint::In(values) if values.iter().all(narrows) => {
-            let ids: Vec<_> = values.iter().filter_map(Value::as_str).map(Bson::from).collect();
-            let pointers = doc! { format!("{path}.objectId"): { "$in": ids } };
-            Filter::at_least(doc! { "$or": [plain(path, constraint).document, pointers] })
-        }
+        Constraint::In(values) if values.iter().all(narrows) => Filter::at_least(plain(path, constraint).document),
         Constraint::All(values) if values.iter().all(narrows) => {
             let each = values.iter().map(|value| inside(path, &Constraint::Eq(value.clone()))).collect();
             if values.is_empty() { Filter::nothing() } else { Filter::all(each) }
@@ -440,13 +425,7 @@ mod tests {
         exactly(r#"{"p":{"$in":["x",null]}}"#, doc! { "_p_p": { "$in": ["C$x", null] } });
         exactly(r#"{"p":"x"}"#, doc! { "$nor": [{}] });
         exactly(r#"{"p":{"$exists":false}}"#, doc! { "_p_p": { "$exists": false } });
-        exactly(
-            r#"{"tags":{"$in":["x"]}}"#,
-            doc! { "$or": [
-                { "tags": { "$in": ["x"] } },
-                { "tags": { "$elemMatch": { "__type": "Pointer", "objectId": { "$in": ["x"] } } } },
-            ] },
-        );
+        exactly(r#"{"tags":{"$in":["x"]}}"#, doc! { "tags": { "$in": ["x"] } });
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Random objects and random questions about them, from few enough values that answers are neither all nor nothing.
 //!
 //! Left out on purpose, because no answer is right for all: members named `__type` (they make an object into something
-//! else), names with `$` or `.` (Parse refuses them), and relations (their members are not in the object).
+//! else), names with `$` or `.` (Parse refuses them), relations (their members are not in the object), and expressions and
+//! texts on which engines differ (Unicode classes, `$` before a last line break: ours has no such exception).
 
 use crate::permissions::Principals;
 use crate::schema::FieldType;
@@ -226,6 +227,10 @@ fn text(rng: &mut StdRng) -> Value {
         "", "a", "a", "A", "ab", "abc", "b", "B", "a.b", "t1", "t2", "T$t1", "0", "1", "é", "e\u{301}", "É", "ß", "😀",
         "\u{ffff}", "a\u{0}b", "a b", "x\ny", "null", "zz",
     ];
+    // Keys of indexes hold only the beginning of a long one.
+    if chance(rng, 3) {
+        return Value::from(format!("{}{}", "long".repeat(150), one(rng, &["", "a", "b"])).as_str());
+    }
     Value::from(one(rng, &TEXTS))
 }
 

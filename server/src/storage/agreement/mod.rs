@@ -26,7 +26,7 @@ use tidings_protocol::order::write_sort_key;
 use tidings_protocol::{ClassName, Object};
 
 /// How many questions are asked when nobody says otherwise.
-const CASES: u64 = 4_000;
+const CASES: u64 = 3_000;
 /// How many of them are about the same objects: to store these costs as much as some dozen questions.
 const QUESTIONS: u64 = 100;
 

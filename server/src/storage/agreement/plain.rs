@@ -11,6 +11,7 @@ use futures_util::TryStreamExt;
 use mongodb::Database;
 use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{Binary, Bson, DateTime, Document, doc};
+use mongodb::options::Hint;
 use std::fmt;
 use tidings_protocol::query::{Constraint, Order, Regex};
 use tidings_protocol::{Predicate, Value};
@@ -32,7 +33,9 @@ impl Question {
     /// The ids it finds; `None` if MongoDB refuses the question.
     pub(super) async fn ask(&self, database: &Database) -> Option<Vec<String>> {
         let objects = database.collection::<Document>(&self.class);
-        let mut find = objects.find(self.filter.clone()).projection(doc! { "_id": 1 });
+        // Without its indexes: one on a column of arrays loses what `$gt` with a nested array finds.
+        let natural = Hint::Keys(doc! { "$natural": 1 });
+        let mut find = objects.find(self.filter.clone()).hint(natural).projection(doc! { "_id": 1 });
         if let Some(sort) = &self.sort {
             find = find.sort(sort.clone());
         }

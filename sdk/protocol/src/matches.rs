@@ -6,8 +6,8 @@
 
 use crate::error::{Error, Result};
 use crate::object::Object;
-use crate::order::{compare_same_type, key};
-use crate::query::{Constraint, Predicate, Regex, visit_path};
+use crate::order::{compare_inside, compare_same_type, key};
+use crate::query::{Constraint, Found, Place, Predicate, Regex, visit_path};
 use crate::value::Value;
 use compact_str::CompactString;
 use std::cmp::Ordering;
@@ -30,7 +30,7 @@ enum Node {
     All(Vec<Node>),
     Any(Vec<Node>),
     None(Vec<Node>),
-    Field { path: CompactString, dotted: bool, test: Test },
+    Field { path: CompactString, test: Test },
 }
 
 #[derive(Debug)]
@@ -49,12 +49,14 @@ enum Test {
 #[derive(Debug)]
 struct List {
     values: Vec<Value>,
+    /// Whether arrays as a whole are among them.
+    arrays: bool,
     /// For long lists: the keys of all values.
     keys: Option<HashSet<Vec<u8>>>,
 }
 
 /// A condition on what a path finds.
-type Holds<'a> = dyn Fn(Option<&Value>) -> bool + 'a;
+type Holds<'a> = dyn Fn(Found<'_>) -> bool + 'a;
 
 /// From this length on a list is hashed instead of scanned.
 const HASH_FROM: usize = 16;
@@ -107,9 +109,7 @@ fn node(predicate: &Predicate) -> Result<Node> {
         Predicate::And(parts) => Node::All(nodes(parts)?),
         Predicate::Or(parts) => Node::Any(nodes(parts)?),
         Predicate::Nor(parts) => Node::None(nodes(parts)?),
-        Predicate::Field { path, constraint } => {
-            Node::Field { path: path.clone(), dotted: path.contains('.'), test: test(constraint)? }
-        }
+        Predicate::Field { path, constraint } => Node::Field { path: path.clone(), test: test(constraint)? },
     })
 }
 
@@ -138,11 +138,7 @@ impl Node {
             Self::All(parts) => parts.iter().all(|part| part.matches(object)),
             Self::Any(parts) => parts.iter().any(|part| part.matches(object)),
             Self::None(parts) => !parts.iter().any(|part| part.matches(object)),
-            Self::Field { path, dotted: false, test } => {
-                let found = object.field(path);
-                test.matches(&|holds: &Holds<'_>| holds(found.as_deref()))
-            }
-            Self::Field { path, dotted: true, test } => {
+            Self::Field { path, test } => {
                 test.matches(&|holds: &Holds<'_>| visit_path(object, path, &mut |found| holds(found)))
             }
         }
@@ -166,7 +162,7 @@ impl Test {
             Self::Nin(list) => !any(&|found| list.holds(found)),
             Self::All(values) => !values.is_empty() && values.iter().all(|value| any(&|found| equals(found, value))),
             Self::AllMatch(regexes) => regexes.iter().all(|regex| any(&|found| is_match(found, regex))),
-            Self::Exists(expected) => any(&|found| found.is_some()) == *expected,
+            Self::Exists(expected) => any(&|found| found.value.is_some()) == *expected,
             Self::Matches(regex) => any(&|found| is_match(found, regex)),
         }
     }
@@ -175,59 +171,66 @@ impl Test {
 impl List {
     fn new(values: &[Value]) -> Self {
         let keys = (values.len() >= HASH_FROM).then(|| values.iter().map(key).collect());
-        Self { values: values.to_vec(), keys }
+        let arrays = values.iter().any(|value| matches!(value, Value::Array(_)));
+        Self { values: values.to_vec(), arrays, keys }
     }
 
-    fn holds(&self, found: Option<&Value>) -> bool {
-        match found {
-            None => self.holds_one(&Value::Null),
-            Some(Value::Array(items)) => items.iter().any(|item| self.holds_one(item)),
-            Some(value) => self.holds_one(value),
+    fn holds(&self, found: Found<'_>) -> bool {
+        match (found.value, found.place) {
+            (None, _) => self.holds_one(&Value::Null),
+            (Some(Value::Array(items)), Place::Column | Place::Inside)
+                if items.iter().any(|item| self.holds_one(item)) =>
+            {
+                true
+            }
+            (Some(whole @ Value::Array(_)), _) => self.arrays && self.holds_one(whole),
+            (Some(value), Place::Column) => self.holds_one(value) || self.names(value),
+            (Some(value), Place::Inside | Place::Picked) => self.holds_one(value),
         }
     }
 
     fn holds_one(&self, value: &Value) -> bool {
         match &self.keys {
-            Some(keys) => {
-                keys.contains(&key(value))
-                    || value
-                        .as_pointer()
-                        .is_some_and(|pointer| keys.contains(&key(&Value::string(pointer.id.as_str()))))
-            }
-            None => self.values.iter().any(|listed| listed == value || names_pointer(listed, value)),
+            Some(keys) => keys.contains(&key(value)),
+            None => self.values.contains(value),
+        }
+    }
+
+    /// A plain id in a list stands for a pointer with that id, where a column holds it.
+    fn names(&self, value: &Value) -> bool {
+        let Some(pointer) = value.as_pointer() else { return false };
+        match &self.keys {
+            Some(keys) => keys.contains(&key(&Value::from(pointer.id.as_str()))),
+            None => self.values.iter().any(|listed| listed.as_str() == Some(pointer.id.as_str())),
         }
     }
 }
 
-/// A plain id in a list stands for a pointer with that id.
-fn names_pointer(listed: &Value, value: &Value) -> bool {
-    matches!((listed, value), (Value::String(id), Value::Pointer(pointer)) if *id == pointer.id.as_str())
-}
-
-fn equals(found: Option<&Value>, value: &Value) -> bool {
-    match found {
-        None => value.is_null(),
-        Some(found) if found == value => true,
-        Some(Value::Array(items)) => items.contains(value),
-        Some(_) => false,
+fn equals(found: Found<'_>, value: &Value) -> bool {
+    match (found.value, found.place) {
+        (None, _) => value.is_null(),
+        (Some(found), _) if found == value => true,
+        (Some(Value::Array(items)), Place::Column | Place::Inside) => items.contains(value),
+        (Some(_), _) => false,
     }
 }
 
-fn compares(found: Option<&Value>, operand: &Value, holds: impl Fn(Ordering) -> bool) -> bool {
-    let one = |value: &Value| compare_same_type(value, operand).is_some_and(&holds);
-    match found {
-        None => one(&Value::Null),
-        Some(whole @ Value::Array(items)) => one(whole) || items.iter().any(one),
-        Some(value) => one(value),
+fn compares(found: Found<'_>, operand: &Value, holds: impl Fn(Ordering) -> bool) -> bool {
+    let one = |value: &Value| compare_inside(value, operand).is_some_and(&holds);
+    match (found.value, found.place) {
+        (None, _) => one(&Value::Null),
+        (Some(whole @ Value::Array(items)), Place::Column | Place::Inside) => one(whole) || items.iter().any(one),
+        (Some(value), Place::Column) => compare_same_type(value, operand).is_some_and(&holds),
+        (Some(value), Place::Inside | Place::Picked) => one(value),
     }
 }
 
-fn is_match(found: Option<&Value>, expression: &Expression) -> bool {
+fn is_match(found: Found<'_>, expression: &Expression) -> bool {
     let one = |value: &Value| value.as_str().is_some_and(|text| expression.is_match(text));
-    match found {
-        Some(Value::Array(items)) => items.iter().any(one),
-        Some(value) => one(value),
-        None => false,
+    match (found.value, found.place) {
+        (Some(Value::Array(items)), Place::Column | Place::Inside) => items.iter().any(one),
+        (Some(value), _) => one(value),
+        (None, _) => false,
     }
 }
 
@@ -391,6 +394,31 @@ mod tests {
         check(r#"{"objectId":5}"#, "");
         check(r#"{"zzz":1}"#, "");
         check("{}", "all");
+    }
+
+    /// Measured on MongoDB 6.0 as well.
+    #[test]
+    fn pointers_and_their_like_are_documents_inside() {
+        let object = expand(r#"{"pa":[P1,{"x":1}],"o":{"p":P1},"p":P1,"nested":[[1,2],[]]}"#);
+        for (filter, expected) in [
+            (r#"{"pa.objectId":"t1"}"#, true),
+            (r#"{"o.p.className":"T"}"#, true),
+            (r#"{"p.objectId":"t1"}"#, false),
+            (r#"{"pa":{"$in":["t1"]}}"#, false),
+            (r#"{"o.p":{"$in":["t1"]}}"#, false),
+            (r#"{"p":{"$in":["t1"]}}"#, true),
+            (r#"{"pa":{"$lt":{"x":2}}}"#, true),
+            (r#"{"o.p":{"$gt":{"x":2}}}"#, true),
+            (r#"{"p":{"$gt":{"x":2}}}"#, false),
+            (r#"{"nested":{"$in":[[[1,2]]]}}"#, true),
+            (r#"{"nested.0":{"$eq":1}}"#, false),
+            (r#"{"nested.0":{"$eq":[1,2]}}"#, true),
+            (r#"{"nested.0":{"$eq":[[1,2]]}}"#, false),
+            (r#"{"nested.0.1":2}"#, true),
+            (r#"{"nested.0.1.0":null}"#, false),
+        ] {
+            assert_eq!(matches(&object, &expand(filter)), expected, "{filter}");
+        }
     }
 
     #[test]

@@ -193,6 +193,12 @@ impl PredicateIndex {
                     .iter()
                     .filter_map(|value| Some(vec![posting(path, value)?]))
                     .min_by_key(|postings| self.cost(postings)),
+                // What is a document compares with documents of every kind, whose keys are not next to each other.
+                Constraint::Lt(value) | Constraint::Lte(value) | Constraint::Gt(value) | Constraint::Gte(value)
+                    if value.as_document().is_some() =>
+                {
+                    None
+                }
                 Constraint::Lt(value) | Constraint::Lte(value) => {
                     let high = key_of(value)?;
                     Some(vec![within(path, vec![high[0]].into(), high)])
@@ -274,7 +280,7 @@ impl PathIndex {
             }
         };
         visit_path(object, &self.path, &mut |found| {
-            match found {
+            match found.value {
                 Some(Value::Array(items)) => items.iter().for_each(&mut look_up_value),
                 Some(value) => look_up_value(value),
                 None => {}

@@ -19,6 +19,8 @@
 
 mod access;
 #[cfg(test)]
+mod agreement;
+#[cfg(test)]
 pub mod contract;
 pub mod embedded;
 mod limits;

@@ -11,7 +11,7 @@ pub use json::{MAX_CLAUSES, MAX_EXPRESSIONS, MAX_LIST, MAX_PREDICATE_DEPTH, MAX_
 
 use crate::names::ClassName;
 use crate::object::Object;
-use crate::value::Value;
+use crate::value::{Map, Value};
 use compact_str::CompactString;
 
 /// A question about one class.
@@ -203,38 +203,68 @@ impl Predicate {
     }
 }
 
+/// What a path finds.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<'a> {
+    /// `None` is missing.
+    pub value: Option<&'a Value>,
+    pub place: Place,
+}
+
+/// Where a path finds a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// It is a field of the object.
+    Column,
+    /// In an object or array, where pointers and their like are documents among others.
+    Inside,
+    /// In an array, picked by its number: if it is an array, it counts as itself, not as its elements.
+    Picked,
+}
+
 /// Visits what `a.b.c` finds in an object, until `visit` returns true. Inside an array a name goes into every element
-/// that is an object, and a number also picks an element. `None` is a value that is missing.
-pub fn visit_path(object: &Object, path: &str, visit: &mut dyn FnMut(Option<&Value>) -> bool) -> bool {
-    match path.split_once('.') {
-        None => visit(object.field(path).as_deref()),
-        Some((head, rest)) => visit_inside(object.field(head).as_deref(), rest, visit),
+/// that is a document, and a number also picks an element.
+pub fn visit_path(object: &Object, path: &str, visit: &mut dyn FnMut(Found<'_>) -> bool) -> bool {
+    let Some((head, rest)) = path.split_once('.') else {
+        return visit(Found { value: object.field(path).as_deref(), place: Place::Column });
+    };
+    match object.field(head).as_deref() {
+        Some(value @ (Value::Object(_) | Value::Array(_))) => visit_inside(value, rest, visit),
+        // Columns of other types have no inside, whatever they are stored as.
+        _ => visit(MISSING),
     }
 }
 
-fn visit_inside(value: Option<&Value>, path: &str, visit: &mut dyn FnMut(Option<&Value>) -> bool) -> bool {
+const MISSING: Found<'static> = Found { value: None, place: Place::Inside };
+
+fn visit_inside(value: &Value, path: &str, visit: &mut dyn FnMut(Found<'_>) -> bool) -> bool {
+    let Value::Array(items) = value else { return visit_document(value.as_document().as_deref(), path, visit) };
     let (head, rest) = path.split_once('.').map_or((path, None), |(head, rest)| (head, Some(rest)));
-    let step = |found: Option<&Value>, visit: &mut dyn FnMut(Option<&Value>) -> bool| match rest {
-        None => visit(found),
-        Some(rest) => visit_inside(found, rest, visit),
-    };
-    match value {
-        Some(Value::Object(map)) => step(map.get(head), visit),
-        Some(Value::Array(items)) => {
-            let picked = head.parse::<usize>().ok().and_then(|index| items.get(index));
-            let found = match picked {
-                // An array that was picked by its index counts as itself, not as each of its elements.
-                Some(inner @ Value::Array(_)) if rest.is_none() => visit(Some(&Value::Array(vec![inner.clone()]))),
-                Some(item) => step(Some(item), visit),
-                None => false,
-            };
-            if found {
-                return true;
-            }
-            items.iter().filter_map(Value::as_object).any(|map| step(map.get(head), visit))
+    let picked = array_index(head).and_then(|index| items.get(index));
+    let found = match (picked, rest) {
+        (Some(item), None) => visit(Found { value: Some(item), place: Place::Picked }),
+        (Some(item @ Value::Array(_)), Some(rest)) => visit_inside(item, rest, visit),
+        (Some(item), Some(rest)) => {
+            item.as_document().is_some_and(|document| visit_document(Some(&document), rest, visit))
         }
-        _ => step(None, visit),
+        (None, _) => false,
+    };
+    found || items.iter().filter_map(Value::as_document).any(|document| visit_document(Some(&document), path, visit))
+}
+
+fn visit_document(document: Option<&Map>, path: &str, visit: &mut dyn FnMut(Found<'_>) -> bool) -> bool {
+    let (head, rest) = path.split_once('.').map_or((path, None), |(head, rest)| (head, Some(rest)));
+    match (document.and_then(|document| document.get(head)), rest) {
+        (None, _) => visit(MISSING),
+        (value, None) => visit(Found { value, place: Place::Inside }),
+        (Some(value), Some(rest)) => visit_inside(value, rest, visit),
     }
+}
+
+/// The place in an array that a part of a path names: a number without leading zeros or signs.
+pub(crate) fn array_index(part: &str) -> Option<usize> {
+    let is_number = part.bytes().all(|byte| byte.is_ascii_digit()) && (part == "0" || !part.starts_with('0'));
+    part.parse().ok().filter(|_| is_number)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use super::{File, GeoPoint, Map, Polygon, Value};
 use crate::date::Date;
 use crate::error::{Error, Result};
 use crate::names::{ClassName, ObjectId, shortened};
+use std::borrow::Cow;
 
 /// The value that an object with `__type` stands for.
 ///
@@ -53,6 +54,45 @@ pub fn typed_value(map: &Map) -> Result<Value> {
             Ok(Value::File(Box::new(File { name: name.into(), url: text("url").filter(is_address).map(Into::into) })))
         }
         other => Err(invalid(other)),
+    }
+}
+
+impl Value {
+    /// An object, or what the `__type` notation makes of a value that has one: as such MongoDB stores it inside arrays
+    /// and objects, finds its parts by their paths and compares it. Dates and bytes have types of their own there.
+    pub fn as_document(&self) -> Option<Cow<'_, Map>> {
+        let typed = |kind: &str, parts: Vec<(&str, Value)>| {
+            let kind = std::iter::once(("__type", Value::from(kind)));
+            Some(Cow::Owned(kind.chain(parts).map(|(name, value)| (name.into(), value)).collect()))
+        };
+        let text = |text: &str| Value::from(text);
+        match self {
+            Self::Object(map) => Some(Cow::Borrowed(map)),
+            Self::Pointer(pointer) => {
+                let (class, id) = (text(&pointer.class), text(&pointer.id));
+                typed("Pointer", vec![("className", class), ("objectId", id)])
+            }
+            Self::Relation(class) => typed("Relation", vec![("className", text(class))]),
+            Self::GeoPoint(point) => {
+                let (latitude, longitude) = (point.latitude.into(), point.longitude.into());
+                typed("GeoPoint", vec![("latitude", latitude), ("longitude", longitude)])
+            }
+            Self::Polygon(polygon) => {
+                let corner = |corner: &GeoPoint| Value::Array(vec![corner.latitude.into(), corner.longitude.into()]);
+                typed("Polygon", vec![("coordinates", Value::Array(polygon.0.iter().map(corner).collect()))])
+            }
+            Self::File(file) => {
+                let url = file.url.iter().map(|url| ("url", text(url)));
+                typed("File", std::iter::once(("name", text(&file.name))).chain(url).collect())
+            }
+            Self::Null
+            | Self::Bool(_)
+            | Self::Number(_)
+            | Self::String(_)
+            | Self::Date(_)
+            | Self::Bytes(_)
+            | Self::Array(_) => None,
+        }
     }
 }
 

@@ -336,7 +336,7 @@ fn is_watched_change(
             let mut values = Vec::new();
             if let Some(object) = object {
                 tidings_protocol::query::visit_path(object, path, &mut |found| {
-                    values.extend(found.cloned());
+                    values.extend(found.value.cloned());
                     false
                 });
             }

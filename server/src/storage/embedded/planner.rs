@@ -164,7 +164,7 @@ fn through(index: &Index, class: &ClassState, clauses: &[Clause], order: &[Order
         worth += 45;
     }
     let ranges: Vec<Range> = prefixes.into_iter().filter_map(|prefix| range(prefix, bounds.as_ref())).collect();
-    let order = direction(index, order, fixed, bounded, usable)
+    let order = direction(index, class, order, fixed, bounded, usable)
         .filter(|_| ranges.len() <= 1 || ranges.len() <= MAX_MERGED && !index.shape.kind.is_multiple());
     // Objects without a first component have no entry, so that an index in which nothing is bounded is read only for
     // an order by what every object has.
@@ -206,9 +206,8 @@ fn points(index: &Index, at: usize, class: &ClassState, constraint: &Constraint)
             let mut points = Vec::with_capacity(values.len());
             for value in values {
                 match value {
-                    // A plain id stands for a pointer with that id, in an array to whatever class.
-                    Value::String(_) if is_multiple => return None,
-                    Value::String(id) => {
+                    // A plain id stands for a pointer with that id, though not in an array.
+                    Value::String(id) if !is_multiple => {
                         points.push(component(value));
                         if let Some(target) = &target {
                             points.push(component(&Value::pointer(target.clone(), ObjectId::new(id.as_str()))));
@@ -248,7 +247,7 @@ fn bounds<'a>(index: &Index, at: usize, limits: impl Iterator<Item = &'a Constra
         // Only values of the operand's own type compare with it, and all of those begin with the same byte.
         let kind = *key(operand).first()?;
         // An entry does not have the class of a pointer, by which pointers compare first.
-        if matches!(operand, Value::Null | Value::Array(_) | Value::Pointer(_))
+        if matches!(operand, Value::Null | Value::Array(_) | Value::Object(_) | Value::Pointer(_))
             || *first_type.get_or_insert(kind) != kind
         {
             continue;
@@ -290,7 +289,14 @@ fn range(prefix: Vec<u8>, bounds: Option<&Bounds>) -> Option<Range> {
 ///
 /// What remains of the index behind the components that are fixed must be what remains of the order, to the last
 /// field: objects that are equal in the order come by their id, and so do entries that are equal in all components.
-fn direction(index: &Index, order: &[Order], fixed: usize, bounded: usize, usable: usize) -> Option<Direction> {
+fn direction(
+    index: &Index,
+    class: &ClassState,
+    order: &[Order],
+    fixed: usize,
+    bounded: usize,
+    usable: usize,
+) -> Option<Direction> {
     let fields = &index.shape.fields;
     if order.is_empty() || usable < fields.len() || index.shape.kind == Kind::Folded {
         return None;
@@ -312,6 +318,10 @@ fn direction(index: &Index, order: &[Order], fixed: usize, bounded: usize, usabl
     }
     let rest = fields.get(bounded..)?;
     if rest.len() != asked.len() || rest.iter().zip(&asked).any(|(field, part)| field.name != part.path) {
+        return None;
+    }
+    // Pointers and their like compare otherwise inside an object than in the keys of an index.
+    if rest.iter().any(|field| class.schema.field_type(&field.name) == Some(FieldType::Object)) {
         return None;
     }
     // The elements of an array are no order of its objects.

@@ -337,11 +337,6 @@ fn parse_date(at: DateTime) -> Date {
     Date::from_millis(millis).unwrap_or_default()
 }
 
-/// A pointer as members of arrays hold it, of whatever class.
-pub(super) fn pointers_in_arrays(ids: Vec<Bson>) -> Document {
-    doc! { "$elemMatch": { "__type": "Pointer", "objectId": { "$in": ids } } }
-}
-
 /// Whether a value holds what can be stored with its members in more than one order.
 pub(super) fn has_many_forms(value: &Value) -> bool {
     match value {

@@ -5,7 +5,7 @@
 //! matcher again. Which of the two it is depends on the column: a number is never an array, so that everything can be
 //! said about it, while an array may hold pointers, which are documents to MongoDB.
 
-use super::documents::{has_many_forms, inner, pointer_name, pointer_text, pointers_in_arrays};
+use super::documents::{has_many_forms, inner, pointer_name, pointer_text};
 use super::schemas::column_name;
 use crate::permissions::Principals;
 use crate::schema::{ClassSchema, FieldType};
@@ -307,18 +307,7 @@ fn object(name: &str, constraint: &Constraint) -> Filter {
 fn array(name: &str, constraint: &Constraint) -> Filter {
     match constraint {
         Constraint::Eq(value) if has_many_forms(value) => Filter::at_least(exists(name)),
-        Constraint::In(values) if values.iter().any(|value| has_many_forms(value) || value.as_array().is_some()) => {
-            Filter::unsaid()
-        }
-        Constraint::In(values) => {
-            let ids: Vec<_> = values.iter().filter_map(Value::as_str).map(Bson::from).collect();
-            if ids.is_empty() {
-                return plain(name, constraint);
-            }
-            // A plain id stands for the pointers with that id.
-            let pointers = Filter::exact(doc! { name: pointers_in_arrays(ids) });
-            Filter::any(vec![plain(name, constraint), pointers])
-        }
+        Constraint::In(values) if values.iter().any(has_many_forms) => Filter::unsaid(),
         _ if orders_documents(constraint) => Filter::at_least(exists(name)),
         _ => plain(name, constraint),
     }
@@ -330,11 +319,7 @@ fn inside(path: &str, constraint: &Constraint) -> Filter {
     let narrows = |value: &Value| !value.is_null() && !has_many_forms(value);
     match constraint {
         Constraint::Eq(value) if narrows(value) => Filter::at_least(plain(path, constraint).document),
-        Constraint::In(values) if values.iter().all(narrows) => {
-            let ids: Vec<_> = values.iter().filter_map(Value::as_str).map(Bson::from).collect();
-            let pointers = doc! { format!("{path}.objectId"): { "$in": ids } };
-            Filter::at_least(doc! { "$or": [plain(path, constraint).document, pointers] })
-        }
+        Constraint::In(values) if values.iter().all(narrows) => Filter::at_least(plain(path, constraint).document),
         Constraint::All(values) if values.iter().all(narrows) => {
             let each = values.iter().map(|value| inside(path, &Constraint::Eq(value.clone()))).collect();
             if values.is_empty() { Filter::nothing() } else { Filter::all(each) }
@@ -364,31 +349,30 @@ pub(super) fn natural() -> Vec<Order> {
     vec![Order { path: "createdAt".into(), descending: false }]
 }
 
-/// The order without its tie-break. Paths into objects are the server's affair although a pointer may stand there, which
-/// it would put among the objects: to read a whole class for each such page is worse.
+/// The order without its tie-break.
 pub(super) fn sort(order: &[Order], schema: &ClassSchema) -> Sort {
-    let (mut keys, mut paths) = (Document::new(), 0);
+    let (mut keys, mut through_arrays) = (Document::new(), 0);
     for Order { path, descending } in order {
-        let name = match path.split_once('.') {
-            Some((head, rest)) => {
-                paths += 1;
-                format!("{}.{rest}", column_name(head, schema))
+        let (head, rest) = path.split_once('.').map_or((path.as_str(), None), |(head, rest)| (head, Some(rest)));
+        let mut name = column_name(head, schema);
+        match (column(head, schema), rest) {
+            // A number may name a member as well as an element; where both are there, MongoDB refuses to sort.
+            (_, Some(rest)) if rest.split('.').any(|part| part.bytes().all(|byte| byte.is_ascii_digit())) => {
+                return Sort::Client;
             }
-            None => {
-                match column(path, schema) {
-                    // A pointer in there is a document to MongoDB, and compares like one.
-                    Column::Opaque | Column::Elsewhere | Column::Array | Column::Object => return Sort::Client,
-                    Column::Plain | Column::Pointer(_) | Column::File => {}
-                }
-                column_name(path, schema)
-            }
-        };
+            (Column::Opaque | Column::Elsewhere, _) | (Column::Pointer(_) | Column::File, Some(_)) => return Sort::Client,
+            (Column::Array, _) | (Column::Object, Some(_)) => through_arrays += 1,
+            (Column::Plain | Column::Pointer(_) | Column::File | Column::Object, _) => {}
+        }
+        if let Some(rest) = rest {
+            name = format!("{name}.{rest}");
+        }
         if !keys.contains_key(&name) {
             keys.insert(name, if *descending { -1 } else { 1 });
         }
     }
-    // MongoDB does not sort by two arrays, and each path may lead through one.
-    if paths > 1 { Sort::Client } else { Sort::Server(keys) }
+    // MongoDB does not sort by two arrays.
+    if through_arrays > 1 { Sort::Client } else { Sort::Server(keys) }
 }
 
 #[cfg(test)]
@@ -445,13 +429,7 @@ mod tests {
         exactly(r#"{"p":{"$in":["x",null]}}"#, doc! { "_p_p": { "$in": ["C$x", null] } });
         exactly(r#"{"p":"x"}"#, doc! { "$nor": [{}] });
         exactly(r#"{"p":{"$exists":false}}"#, doc! { "_p_p": { "$exists": false } });
-        exactly(
-            r#"{"tags":{"$in":["x"]}}"#,
-            doc! { "$or": [
-                { "tags": { "$in": ["x"] } },
-                { "tags": { "$elemMatch": { "__type": "Pointer", "objectId": { "$in": ["x"] } } } },
-            ] },
-        );
+        exactly(r#"{"tags":{"$in":["x"]}}"#, doc! { "tags": { "$in": ["x"] } });
     }
 
     #[test]
@@ -493,7 +471,9 @@ mod tests {
         assert_eq!(order("-p,createdAt,p"), Sort::Server(doc! { "_p_p": -1, "_created_at": 1 }));
         assert_eq!(order("o.a,n"), Sort::Server(doc! { "o.a": 1, "n": 1 }));
         assert_eq!(order("o.a,o.b"), Sort::Client);
-        assert_eq!(order("tags"), Sort::Client);
+        assert_eq!(order("tags,o"), Sort::Server(doc! { "tags": 1, "o": 1 }));
+        assert_eq!(order("tags,o.a"), Sort::Client);
+        assert_eq!(order("o.a.0"), Sort::Client);
         assert_eq!(order("g"), Sort::Client);
     }
 }

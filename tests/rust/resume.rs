@@ -1,7 +1,7 @@
 //! Clients that hold a cursor: what they missed comes once, in order, whatever happened meanwhile.
 
 use crate::harness::{Client, Launch, Live, PATIENCE, Server, Value, cursor_of, fresh, id_of, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -408,4 +408,104 @@ async fn nothing_is_lost_or_doubled_while_everybody_writes() {
     }
     assert!(heard.is_empty(), "{heard:?}");
     println!("{events} events of {WRITERS} writers over {ABSENCES} absences: none lost, none twice");
+}
+
+// ---- several nodes on one MongoDB
+
+/// A database that `TIDINGS_TEST_DATABASE_URL`'s server does not have yet; `None` where the tests have no MongoDB.
+fn new_database() -> Option<String> {
+    let url = std::env::var("TIDINGS_TEST_DATABASE_URL").ok()?;
+    let (server, options) = url.split_once('?').unwrap_or((&url, ""));
+    let name = format!("{}_{}", fresh("resume"), std::process::id());
+    Some(format!("{}/{name}?{options}", server.trim_end_matches('/')))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_loses_a_node_goes_on_at_another() {
+    const WRITERS: usize = 8;
+    const LOSSES: usize = 12;
+    let Some(url) = new_database() else { return };
+    let mut nodes = [0, 1].map(|_| Launch::plain().with(&["--database-url", &url]).start());
+    let master = nodes[1].master();
+    let id = master.create("Note", json!({"n": 0})).await;
+    // A new password ends all sessions of its user in one commit.
+    let user = nodes[0].sign_up("alice").await;
+    let mut sessions = Vec::new();
+    for _ in 0..4 {
+        let login = json!({"username": user.name, "password": "secret"});
+        nodes[1].nobody().post("/login", login).await.ok();
+    }
+    for session in master.find("_Session", json!({"user": user.pointer()})).await {
+        sessions.push(id_of(&session));
+    }
+    let mut listener = Listener::begin(&nodes[0].master(), "_Session", json!({"user": user.pointer()})).await;
+    master.put(&format!("/users/{}", user.id()), json!({"password": "new"})).await.ok();
+    // One event after the other at the other node each: most cursors lie within the commit.
+    let mut ended = Vec::new();
+    let mut positions = BTreeSet::new();
+    for at in 0..sessions.len() {
+        let frame = listener.live.next().await;
+        assert_eq!(frame["op"], "delete", "{frame}");
+        ended.push(id_of(&frame["object"]));
+        listener.cursor = cursor_of(&frame);
+        positions.insert(listener.cursor.rsplit_once('.').unwrap().0.to_owned());
+        let client = nodes[(at + 1) % 2].master();
+        listener = Absent { client, ..listener.leave() }.back().await;
+    }
+    ended.sort_unstable();
+    sessions.sort_unstable();
+    assert_eq!((ended, positions.len(), sessions.len()), (sessions, 1, 5));
+    let login = json!({"username": user.name, "password": "new"});
+    master.post("/login", login).await.ok();
+    assert_eq!(listener.live.next().await["op"], "create", "and nothing twice");
+
+    let mut listener = Listener::begin(&nodes[0].nobody(), "Note", json!({})).await;
+    // Writers write at whichever node is there, and know what they were answered.
+    let is_over = Arc::new(AtomicBool::new(false));
+    let clients = [nodes[0].nobody(), nodes[1].nobody()];
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|writer| {
+            let (clients, id, is_over) = (clients.clone(), id.clone(), is_over.clone());
+            tokio::spawn(async move {
+                let (mut answered, mut turn) = (0, writer);
+                let body = json!({"n": {"__op": "Increment", "amount": 1}}).to_string();
+                while !is_over.load(Ordering::Relaxed) {
+                    // Whether a write whose answer was lost is there does not matter: the count says what is.
+                    let path = format!("/classes/Note/{id}");
+                    match clients[turn % 2].try_send("PUT", &path, body.clone()).await {
+                        Ok(answer) if answer.status == 200 => answered += 1,
+                        _ => turn += 1,
+                    }
+                }
+                answered
+            })
+        })
+        .collect();
+    let mut n = 0;
+    for loss in 0..LOSSES {
+        for _ in 0..5 {
+            let event = listener.expect("update", &id).await;
+            n += 1;
+            assert_eq!((&event["object"]["n"], &event["original"]["n"]), (&json!(n), &json!(n - 1)), "loss {loss}");
+        }
+        let (lost, other) = (loss % 2, (loss + 1) % 2);
+        nodes[lost].kill();
+        let client = nodes[other].nobody();
+        listener = Absent { client, ..listener.leave() }.back().await;
+        nodes[lost].start_again();
+    }
+    is_over.store(true, Ordering::Relaxed);
+    let mut answered = 0;
+    for writer in writers {
+        answered += writer.await.unwrap();
+    }
+    let committed = master.reconnected().fetch("Note", &id).await["n"].as_i64().unwrap();
+    while n < committed {
+        n += 1;
+        assert_eq!(listener.expect("update", &id).await["object"]["n"], n);
+    }
+    assert!(committed >= answered, "{committed} of {answered} answered writes");
+    let last = master.reconnected().create("Note", json!({})).await;
+    listener.expect("create", &last).await;
+    println!("{committed} events over {LOSSES} killed nodes: none lost, none twice; {answered} writes were answered");
 }

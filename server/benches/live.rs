@@ -39,6 +39,10 @@ impl ChangeSource for Nothing {
     async fn read_after(&self, _: Position, _: usize) -> Result<Vec<Arc<Committed>>, SourceError> {
         Err(SourceError::Unavailable("the tail of a benchmark is never short".to_owned()))
     }
+
+    async fn newest(&self) -> Result<Position, SourceError> {
+        Ok(0)
+    }
 }
 
 struct Open;
@@ -53,7 +57,7 @@ impl ws::Guest for Open {
     fn subscribe(self: Arc<Self>, subscribe: Subscribe) -> Answer<Result<NewSubscription, Error>> {
         let Subscribe { class, predicate, keys, watch, .. } = subscribe;
         let audience = Audience { principals: Principals::ANONYMOUS, session: None };
-        Box::pin(async move { Ok(NewSubscription { class, predicate, keys, watch, audience }) })
+        Box::pin(async move { Ok(NewSubscription { class, predicate, keys, watch, audience, resume_from: None }) })
     }
 }
 
@@ -102,7 +106,7 @@ fn message(position: Position, room: &str) -> Arc<Committed> {
         before: None,
         after: Some(Arc::new(object)),
     };
-    Arc::new(Committed { position, change: Change::Object(change) })
+    Arc::new(Committed { position, ordinal: 0, change: Change::Object(change) })
 }
 
 fn clause(kind: &str, n: usize) -> String {
@@ -132,7 +136,7 @@ async fn matching(kind: &str, subscriptions: usize) {
         let predicate = Predicate::from_map(&Map::from_json(clause(kind, n).as_bytes()).unwrap()).unwrap();
         let audience = Audience { principals: Principals::ANONYMOUS, session: None };
         let class = ClassName::from_trusted("Message");
-        let new = NewSubscription { class, predicate, keys: None, watch: None, audience };
+        let new = NewSubscription { class, predicate, keys: None, watch: None, audience, resume_from: None };
         connections.last().unwrap().subscribe(n as i64, new, false);
     }
     let changes: Vec<_> =

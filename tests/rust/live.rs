@@ -14,7 +14,7 @@ async fn an_object_comes_changes_leaves_returns_and_goes() {
 
     let id = nobody.create(&class, json!({"room": "lobby", "text": "hi"})).await;
     let created = lobby.expect("create", &id).await;
-    assert_eq!(members(&created), ["clientId", "object", "op", "requestId"], "a create has no original");
+    assert_eq!(members(&created), ["clientId", "cursor", "object", "op", "requestId"], "a create has no original");
     let object = &created["object"];
     assert_eq!(members(object), ["className", "createdAt", "objectId", "room", "text", "updatedAt"]);
     assert_eq!((&object["className"], &object["text"]), (&json!(class), &json!("hi")));
@@ -39,7 +39,7 @@ async fn an_object_comes_changes_leaves_returns_and_goes() {
     let deleted = lobby.expect("delete", &id).await;
     assert_eq!(
         (members(&deleted), &deleted["object"]["room"]),
-        (vec!["clientId", "object", "op", "requestId"], &json!("lobby"))
+        (vec!["clientId", "cursor", "object", "op", "requestId"], &json!("lobby"))
     );
 }
 

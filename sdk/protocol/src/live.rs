@@ -38,6 +38,8 @@ pub struct Connect {
     pub rest_key: Option<CompactString>,
     pub session_token: Option<CompactString>,
     pub installation_id: Option<CompactString>,
+    /// Asks for a `checkpoint` now and then: a cursor also where nothing happens.
+    pub checkpoints: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -49,6 +51,8 @@ pub struct Subscribe {
     /// `update` and `create` are sent only if one of these fields changed; `None` sends them always.
     pub watch: Option<Vec<CompactString>>,
     pub session_token: Option<CompactString>,
+    /// The cursor behind which the client wants to hear everything.
+    pub resume_from: Option<CompactString>,
 }
 
 /// Why a frame was refused, and how the client should take it.
@@ -89,8 +93,10 @@ impl ClientFrame {
                 "sessionToken",
                 "installationId",
                 "additionalProperties",
+                "checkpoints",
             ],
-            "subscribe" | "update" => &["requestId", "query", "sessionToken"],
+            "subscribe" => &["requestId", "query", "sessionToken", "resumeFrom"],
+            "update" => &["requestId", "query", "sessionToken"],
             "unsubscribe" | "query" => &["requestId"],
             _ => return Err(refuse("Unknown op")),
         };
@@ -111,6 +117,11 @@ impl ClientFrame {
                 rest_key: text("restAPIKey")?,
                 session_token: text("sessionToken")?,
                 installation_id: text("installationId")?,
+                checkpoints: match map.get("checkpoints") {
+                    None | Some(Value::Null) => false,
+                    Some(Value::Bool(checkpoints)) => *checkpoints,
+                    Some(_) => return Err(refuse("checkpoints must be true or false")),
+                },
             }));
         }
         let request_id = request_id.ok_or_else(|| refuse("requestId must be a whole number"))?;
@@ -122,7 +133,11 @@ impl ClientFrame {
         let Some(query) = map.get("query").and_then(Value::as_object) else {
             return Err(refuse("query must be an object"));
         };
-        let subscribe = read_subscribe(query, text("sessionToken")?, request_id)?;
+        let subscribe = Subscribe {
+            session_token: text("sessionToken")?,
+            resume_from: read_cursor(map.get("resumeFrom"), request_id)?,
+            ..read_subscribe(query, request_id)?
+        };
         Ok(if op == "subscribe" {
             Self::Subscribe { request_id, subscribe }
         } else {
@@ -131,7 +146,21 @@ impl ClientFrame {
     }
 }
 
-fn read_subscribe(query: &Map, session_token: Option<CompactString>, request_id: i64) -> Result<Subscribe, FrameError> {
+/// What a cursor says is the server's; here it only has to be a text.
+fn read_cursor(value: Option<&Value>, request_id: i64) -> Result<Option<CompactString>, FrameError> {
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(cursor)) => Ok(Some(cursor.clone())),
+        Some(_) => Err(FrameError::new(not_a_cursor(), Some(request_id))),
+    }
+}
+
+/// The answer to a `resumeFrom` that no server has given out. The connection goes on.
+pub fn not_a_cursor() -> Error {
+    Error::new(Code::InvalidJson, "resumeFrom must be a cursor that a frame has named")
+}
+
+fn read_subscribe(query: &Map, request_id: i64) -> Result<Subscribe, FrameError> {
     let refuse = |message: &'static str| broken(message, Some(request_id));
     let invalid = |error: Error| FrameError { error, request_id: Some(request_id), reconnect: false };
     if query.iter().any(|(name, _)| !["className", "where", "keys", "fields", "watch"].contains(&name.as_str())) {
@@ -165,7 +194,8 @@ fn read_subscribe(query: &Map, session_token: Option<CompactString>, request_id:
             },
             None => None,
         },
-        session_token,
+        session_token: None,
+        resume_from: None,
     })
 }
 
@@ -282,7 +312,13 @@ mod tests {
         assert_eq!((connect.application_id.as_str(), connect.session_token), ("app", None));
         let subscribe = br#"{"op":"subscribe","requestId":1,"query":{"className":"Note","where":{"n":{"$gt":1}},"keys":["n"],"watch":["n"]},"sessionToken":"r:x"}"#;
         let Ok(ClientFrame::Subscribe { request_id: 1, subscribe }) = ClientFrame::parse(subscribe) else { panic!() };
-        assert_eq!(subscribe.keys, Some(vec!["n".into()]));
+        assert_eq!((subscribe.keys, subscribe.resume_from), (Some(vec!["n".into()]), None));
+        let resume = br#"{"op":"subscribe","requestId":1,"query":{"className":"A","where":{}},"resumeFrom":"t.1"}"#;
+        let Ok(ClientFrame::Subscribe { subscribe, .. }) = ClientFrame::parse(resume) else { panic!() };
+        assert_eq!(subscribe.resume_from.as_deref(), Some("t.1"));
+        let connect = br#"{"op":"connect","applicationId":"app","checkpoints":true}"#;
+        let Ok(ClientFrame::Connect(connect)) = ClientFrame::parse(connect) else { panic!() };
+        assert!(connect.checkpoints);
         assert_eq!(
             ClientFrame::parse(br#"{"op":"unsubscribe","requestId":3}"#),
             Ok(ClientFrame::Unsubscribe { request_id: 3 })
@@ -312,6 +348,9 @@ mod tests {
                 111,
                 Some(1),
             ),
+            (r#"{"op":"subscribe","requestId":1,"query":{"className":"A","where":{}},"resumeFrom":7}"#, 107, Some(1)),
+            (r#"{"op":"update","requestId":1,"query":{"className":"A","where":{}},"resumeFrom":"t.1"}"#, 1, Some(1)),
+            (r#"{"op":"connect","applicationId":"a","checkpoints":1}"#, 1, None),
             (r#"{"op":"subscribe""#, 107, None),
         ] {
             let error = ClientFrame::parse(frame.as_bytes()).unwrap_err();

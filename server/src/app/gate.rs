@@ -1,13 +1,14 @@
 //! Who may open a live connection and subscribe, as the use cases decide it.
 
 use crate::auth::Auth;
+use crate::changes::Cursor;
 use crate::error::Failure;
 use crate::live::{Answer, Audience, NewSubscription};
 use crate::objects::Objects;
 use crate::ws::{Gate, Guest};
 use std::net::IpAddr;
 use std::sync::Arc;
-use tidings_protocol::live::{Connect, Subscribe};
+use tidings_protocol::live::{Connect, Subscribe, not_a_cursor};
 use tidings_protocol::{Code, Error};
 
 pub(super) struct ObjectsGate(pub(super) Objects);
@@ -36,6 +37,10 @@ impl Gate for ObjectsGate {
 impl Guest for Admitted {
     fn subscribe(self: Arc<Self>, subscribe: Subscribe) -> Answer<Result<NewSubscription, Error>> {
         Box::pin(async move {
+            let resume_from = match subscribe.resume_from.as_deref().map(Cursor::parse) {
+                None => None,
+                Some(cursor) => Some(cursor.ok_or_else(not_a_cursor)?),
+            };
             let admission = self.objects.live_subscribe(&self.auth, &subscribe).await;
             let admission = admission.map_err(|failure| told(&failure))?;
             Ok(NewSubscription {
@@ -47,6 +52,7 @@ impl Guest for Admitted {
                     principals: admission.auth.principals,
                     session: admission.auth.session.map(|session| session.id),
                 },
+                resume_from,
             })
         })
     }

@@ -226,6 +226,8 @@ fn live_settings(config: &Config) -> live::Settings {
         close_mark: config.outbox_close,
         global_mark: config.max_lag_size,
         max_subscriptions: config.max_subscriptions,
+        checkpoint: config.checkpoint_interval,
+        replay_changes: config.resume_changes,
         ..live::Settings::default()
     }
 }

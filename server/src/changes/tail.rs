@@ -178,7 +178,7 @@ mod tests {
             before: None,
             after: Some(Arc::default()),
         };
-        Arc::new(Committed { position, change: Change::Object(change) })
+        Arc::new(Committed { position, ordinal: 0, change: Change::Object(change) })
     }
 
     #[test]

@@ -65,6 +65,8 @@ pub struct Config {
     pub outbox_close: usize,
     pub max_lag_size: usize,
     pub max_lag: Duration,
+    pub checkpoint_interval: Duration,
+    pub resume_changes: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +160,8 @@ impl Config {
             outbox_close: values.size("live-query.outbox-close")?,
             max_lag_size: values.size("live-query.max-lag-size")?,
             max_lag: values.seconds("live-query.max-lag")?,
+            checkpoint_interval: values.seconds("live-query.checkpoint-interval")?,
+            resume_changes: values.positive("live-query.resume-changes")?,
         };
         config.check(values)?;
         Ok(config)

@@ -58,6 +58,12 @@ pub const SETTINGS: &[Setting] = &[
     setting("live-query.outbox-close", "4mb", "From here on a slow reader's connection is closed (4008)"),
     setting("live-query.max-lag-size", "64mb", "Changes that delivery may be behind before commits wait"),
     setting("live-query.max-lag", "5", "Seconds that delivery may be behind before commits wait"),
+    setting("live-query.checkpoint-interval", "10", "Seconds between the cursors of a connection that wants them"),
+    setting(
+        "live-query.resume-changes",
+        "100000",
+        "Changes that are looked at for who resumes; beyond, a fresh result",
+    ),
     setting("websocket-timeout", "10000", "Milliseconds between pings on a live connection"),
 ];
 

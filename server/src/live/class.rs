@@ -40,7 +40,7 @@ pub(super) struct Group {
     /// What class-level permissions call it: a filter by nothing but one id is a `get`.
     operation: Operation,
     /// Top-level fields that the filter names.
-    fields: Vec<CompactString>,
+    pub(super) fields: Vec<CompactString>,
     audiences: Vec<Audience>,
     by_principals: HashMap<Principals, u32>,
 }

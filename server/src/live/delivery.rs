@@ -36,6 +36,14 @@ pub struct Settings {
     pub result_bytes: usize,
     /// How long events wait for the pong behind the first `subscribed`.
     pub fence: Duration,
+    /// How often a connection that wants it is told a cursor, whatever happens.
+    pub checkpoint: Duration,
+    /// Changes that are looked at for what one subscription has missed, and how many bytes of them; beyond, it starts
+    /// afresh.
+    pub replay_changes: usize,
+    pub replay_log_bytes: usize,
+    /// Bytes of the events that one subscription has missed; beyond, it starts afresh.
+    pub replay_bytes: usize,
     /// Changes that are applied before the connections are woken.
     pub batch: usize,
     /// Reads for `result`s that run at a time; and how many of them one connection may have.
@@ -57,6 +65,10 @@ impl Default for Settings {
             result_limit: 1_000,
             result_bytes: 4 << 20,
             fence: Duration::from_secs(1),
+            checkpoint: Duration::from_secs(10),
+            replay_changes: 100_000,
+            replay_log_bytes: 128 << 20,
+            replay_bytes: 4 << 20,
             batch: 256,
             reads: 64,
             reads_per_connection: 4,

@@ -1,6 +1,7 @@
 //! The part of an event frame that its subscribers share: everything behind the request id.
 
-use crate::changes::Position;
+use crate::changes::{Cursor, Point};
+use std::io::Write;
 use std::sync::Arc;
 use tidings_protocol::live::Event;
 use tidings_protocol::names::is_internal_field;
@@ -13,26 +14,45 @@ use tidings_protocol::{ClassName, Object, ObjectId};
 pub(super) struct EventBody {
     pub(super) event: Event,
     pub(super) id: ObjectId,
-    pub(super) position: Position,
-    /// `,"object":{…}` or `,"object":{…},"original":{…}`, and the brace that closes the frame.
+    /// Right behind the change that it tells of.
+    pub(super) point: Point,
+    /// `,"cursor":"…","object":{…}` or `,"cursor":"…","object":{…},"original":{…}`, and the brace that closes the frame.
     tail: Box<[u8]>,
+    /// Where the cursor's member ends in `tail`.
+    cursor_end: usize,
     /// Where the object ends in `tail`.
     object_end: usize,
 }
 
 const OBJECT: &[u8] = b",\"object\":";
 const ORIGINAL: &[u8] = b",\"original\":";
+/// What the cursor's member takes as a rule.
+const CURSOR_BYTES: usize = 56;
 
 impl EventBody {
     pub(super) fn new(
         event: Event,
         id: &ObjectId,
-        position: Position,
+        cursor: &Cursor,
         object: &[u8],
         original: Option<&[u8]>,
     ) -> Arc<Self> {
         let length = OBJECT.len() + object.len() + original.map_or(0, |json| ORIGINAL.len() + json.len()) + 1;
-        let mut tail = Vec::with_capacity(length);
+        let mut tail = Vec::with_capacity(CURSOR_BYTES + length);
+        write_cursor(cursor, &mut tail);
+        Self::behind(event, id, cursor.point(), tail, object, original)
+    }
+
+    /// `tail` holds the cursor's member.
+    fn behind(
+        event: Event,
+        id: &ObjectId,
+        point: Point,
+        mut tail: Vec<u8>,
+        object: &[u8],
+        original: Option<&[u8]>,
+    ) -> Arc<Self> {
+        let cursor_end = tail.len();
         tail.extend_from_slice(OBJECT);
         tail.extend_from_slice(object);
         let object_end = tail.len();
@@ -41,15 +61,34 @@ impl EventBody {
             tail.extend_from_slice(original);
         }
         tail.push(b'}');
-        Arc::new(Self { event, id: id.clone(), position, tail: tail.into(), object_end })
+        Arc::new(Self { event, id: id.clone(), point, tail: tail.into(), cursor_end, object_end })
+    }
+
+    /// Another event in the place of this one.
+    pub(super) fn instead(&self, event: Event, object: &[u8], original: Option<&[u8]>) -> Arc<Self> {
+        let cursor = self.tail[..self.cursor_end].to_vec();
+        Self::behind(event, &self.id, self.point, cursor, object, original)
+    }
+
+    /// The same event, in front of which another is missing that comes merged with a later one: who resumes from here can
+    /// only start afresh.
+    pub(super) fn with_a_gap(&self) -> Arc<Self> {
+        let mut cursor = Vec::with_capacity(CURSOR_BYTES);
+        write_cursor(&Cursor::of_nothing(), &mut cursor);
+        Self::behind(self.event, &self.id, self.point, cursor, self.object(), self.original())
     }
 
     pub(super) fn tail(&self) -> &[u8] {
         &self.tail
     }
 
+    /// Bytes that it keeps while it waits, where nobody shares it.
+    pub(super) fn weight(&self) -> usize {
+        self.tail.len() + 64
+    }
+
     pub(super) fn object(&self) -> &[u8] {
-        &self.tail[OBJECT.len()..self.object_end]
+        &self.tail[self.cursor_end + OBJECT.len()..self.object_end]
     }
 
     pub(super) fn original(&self) -> Option<&[u8]> {
@@ -70,8 +109,7 @@ pub(super) enum Merged {
 
 /// Merges by the rules of G5. The table is complete: pairs that cannot follow each other stay as they are.
 pub(super) fn merge(first: &Arc<EventBody>, second: &Arc<EventBody>) -> Merged {
-    let with =
-        |event, original| Merged::One(EventBody::new(event, &second.id, second.position, second.object(), original));
+    let with = |event, original| Merged::One(second.instead(event, second.object(), original));
     match (first.event, second.event) {
         (Event::Create, Event::Update) => with(Event::Create, None),
         (Event::Create | Event::Enter, Event::Leave | Event::Delete) => Merged::Nothing,
@@ -88,6 +126,12 @@ pub(super) fn merge(first: &Arc<EventBody>, second: &Arc<EventBody>) -> Merged {
         (Event::Create | Event::Enter | Event::Update, Event::Create | Event::Enter)
         | (Event::Leave, Event::Update | Event::Leave | Event::Delete) => Merged::Both,
     }
+}
+
+/// Writes `,"cursor":"…"`, as every frame shows it that says how far its reader has heard.
+pub(super) fn write_cursor(cursor: &Cursor, out: &mut Vec<u8>) {
+    // Writing into memory cannot fail, and what a cursor is made of needs no escapes.
+    let _ = write!(out, ",\"cursor\":\"{cursor}\"");
 }
 
 /// Writes an object as events and results show it: `className` first, then what REST shows.
@@ -115,16 +159,22 @@ mod tests {
     use tidings_protocol::map;
 
     fn body(event: Event, object: &str, original: Option<&str>) -> Arc<EventBody> {
-        EventBody::new(event, &ObjectId::new("x"), 7, object.as_bytes(), original.map(str::as_bytes))
+        let cursor = Cursor::behind("t".into(), 7);
+        EventBody::new(event, &ObjectId::new("x"), &cursor, object.as_bytes(), original.map(str::as_bytes))
     }
 
     #[test]
     fn a_body_knows_its_parts() {
         let both = body(Event::Update, r#"{"a":1}"#, Some(r#"{"a":0}"#));
-        assert_eq!(both.tail(), br#","object":{"a":1},"original":{"a":0}}"#);
+        assert_eq!(both.tail(), br#","cursor":"t.7","object":{"a":1},"original":{"a":0}}"#);
         assert_eq!((both.object(), both.original()), (&br#"{"a":1}"#[..], Some(&br#"{"a":0}"#[..])));
         let one = body(Event::Create, "{}", None);
-        assert_eq!((one.tail(), one.object(), one.original()), (&br#","object":{}}"#[..], &b"{}"[..], None));
+        assert_eq!(
+            (one.tail(), one.object(), one.original()),
+            (&br#","cursor":"t.7","object":{}}"#[..], &b"{}"[..], None)
+        );
+        let other = both.instead(Event::Leave, b"{}", None);
+        assert_eq!((other.tail(), other.point), (&br#","cursor":"t.7","object":{}}"#[..], both.point));
     }
 
     /// One line per rule of G5: first event, second event, and what is left.

@@ -5,7 +5,8 @@ use super::delivery::{Delivery, Millis};
 
 use super::engine::{Command, Counts, Engine};
 use super::outbox::Closing;
-use super::reads::{ReadRequest, Reads};
+use super::reads::{ReadAnswer, ReadRequest, Reads, Ticket};
+use super::replay::ReplayRequest;
 use super::turns::FEW_PENDING;
 use crate::changes::{ChangeSource, ChangeTail, Committed, Read as TailRead, SourceError};
 use compact_str::CompactString;
@@ -224,6 +225,9 @@ impl Follower {
             for request in self.engine.take_reads() {
                 self.read(request);
             }
+            for request in self.engine.take_replays() {
+                self.replay(request);
+            }
             if self.reported.elapsed() >= IDLE {
                 self.report();
             }
@@ -286,18 +290,32 @@ impl Follower {
         self.runtime.block_on(self.source.read_after(self.engine.position(), LOG_BYTES))
     }
 
-    /// Answers a read on the runtime and brings the answer back as a command.
     fn read(&self, request: ReadRequest) {
-        let (reads, inbox, slots) = (self.reads.clone(), self.inbox.clone(), self.slots.clone());
+        let reads = self.reads.clone();
+        self.answer(request.ticket, async move {
+            let outcome = reads.results(request.read.clone()).await;
+            request.answer(outcome)
+        });
+    }
+
+    fn replay(&self, request: ReplayRequest) {
+        let (tail, source) = (self.tail.clone(), self.source.clone());
+        self.answer(request.ticket, async move { request.answer(&tail, &*source).await });
+    }
+
+    /// Finds an answer on the runtime and brings it back as a command.
+    fn answer(&self, ticket: Ticket, answer: impl Future<Output = ReadAnswer> + Send + 'static) {
+        let (inbox, slots) = (self.inbox.clone(), self.slots.clone());
         self.runtime.spawn(async move {
             // Never closed, so always granted.
             let _slot = slots.acquire().await;
             // In a task of its own: a panic there still is an answer here.
-            let outcome = tokio::spawn(reads.results(request.read.clone())).await.unwrap_or_else(|panic| {
+            let answer = tokio::spawn(answer).await.unwrap_or_else(|panic| {
                 tracing::error!(%panic, "a read for live queries has panicked");
-                Err(Error::new(Code::InternalServerError, "Internal server error."))
+                let error = Error::new(Code::InternalServerError, "Internal server error.");
+                ReadAnswer { ticket, outcome: Err(error) }
             });
-            inbox.push(Command::Answer(request.answer(outcome)));
+            inbox.push(Command::Answer(answer));
         });
     }
 
@@ -377,6 +395,10 @@ mod tests {
                 .cloned()
                 .collect())
         }
+
+        async fn newest(&self) -> Result<Position, SourceError> {
+            Ok(self.changes.lock().unwrap().len() as Position)
+        }
     }
 
     struct Panics;
@@ -410,7 +432,7 @@ mod tests {
             let object = Object { id: id.clone(), ..Object::default() };
             let class = ClassName::from_trusted("Note");
             let change = ObjectChange { class, id, before: None, after: Some(Arc::new(object)) };
-            let committed = Arc::new(Committed { position, change: Change::Object(change) });
+            let committed = Arc::new(Committed { position, ordinal: 0, change: Change::Object(change) });
             self.log.changes.lock().unwrap().push(committed.clone());
             self.tail.push([committed]);
         }
@@ -420,7 +442,8 @@ mod tests {
             let audience = Audience { principals: Principals::ANONYMOUS, session: None };
             let predicate = Predicate::everything();
             let class = ClassName::from_trusted("Note");
-            connection.subscribe(1, NewSubscription { class, predicate, keys: None, watch: None, audience }, false);
+            let (keys, watch, resume_from) = (None, None, None);
+            connection.subscribe(1, NewSubscription { class, predicate, keys, watch, audience, resume_from }, false);
             wait(|| frames(&connection).iter().any(|frame| frame.contains("subscribed")));
             connection.pong(1);
             connection

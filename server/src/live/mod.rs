@@ -11,6 +11,8 @@
 //! - **No gap at the start.** `subscribed` names a cursor; every change after it is delivered. A `result` is atomic with
 //!   the stream: it holds exactly the changes before the events that follow it. After the first `subscribed` of a
 //!   request id its events wait for a pong (or a second), because the SDK drops what comes in the same burst.
+//! - **No gap on reconnect.** Each event, `subscribed`, `result` and checkpoint names a cursor. Who subscribes with one
+//!   gets exactly the events behind it, and then the stream; or, where the change log does not tell them, fresh results.
 //! - **Permissions as of the change.** ACLs are those of the images, class-level permissions and hidden fields those of
 //!   the schema at that position. Who loses access gets a `leave` that shows nothing new; the subscriptions of a deleted
 //!   session end with error 209.
@@ -20,7 +22,7 @@
 //!
 //! In reading order: `transition` (which event), `predicate_index` (which filters), `class` (which subscriptions),
 //! `engine` (all of it in order: subscriptions, results, sending), `outbox` and `delivery` (what may wait, and for whom), `turns` (who is woken when),
-//! `follower` (the thread), `reads` (results).
+//! `follower` (the thread), `reads` (results), `replay` (what was missed).
 
 mod class;
 mod delivery;
@@ -33,6 +35,7 @@ mod predicate_index;
 mod prefix;
 mod reads;
 mod render;
+mod replay;
 mod slots;
 mod transition;
 mod turns;
@@ -44,7 +47,7 @@ pub use reads::{Answer, Found, Read, Reads};
 pub(crate) use delivery::Millis;
 pub(crate) use outbox::{Outgoing, Verdict};
 
-use crate::changes::{ChangeSource, ChangeTail};
+use crate::changes::{ChangeSource, ChangeTail, Cursor};
 use crate::permissions::Principals;
 use compact_str::CompactString;
 use delivery::Delivery;
@@ -87,6 +90,8 @@ pub struct NewSubscription {
     /// `create` and `update` come only if one of these fields changed; `None` lets all come.
     pub watch: Option<Vec<CompactString>>,
     pub audience: Audience,
+    /// The client has heard everything up to here.
+    pub resume_from: Option<Cursor>,
 }
 
 /// Who gets the events.
@@ -170,6 +175,11 @@ impl Connection {
     /// Asks for the current results of a subscription.
     pub fn query(&self, request_id: i64) {
         self.command(Command::Query { connection: self.id, request_id });
+    }
+
+    /// The client wants to be told cursors also where nothing happens.
+    pub(crate) fn want_checkpoints(&self) {
+        self.live.0.inbox.push(Command::WantCheckpoints { connection: self.id });
     }
 
     /// The client has answered the ping with this number.

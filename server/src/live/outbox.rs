@@ -25,6 +25,8 @@ pub(super) enum Entry {
         request_id: i64,
         frame: Bytes,
     },
+    /// A whole frame that says how far all subscriptions have heard, which is untrue once anything was dropped.
+    Checkpoint(Bytes),
     /// Any other whole frame.
     Frame(Bytes),
     /// A WebSocket ping with this number; its pong acknowledges everything in front of it.
@@ -35,6 +37,10 @@ impl Entry {
     /// Whether this is an event or a result of that subscription.
     pub(super) fn is_of(&self, id: i64) -> bool {
         matches!(self, Self::Event { request_id, .. } | Self::Result { request_id, .. } if *request_id == id)
+    }
+
+    pub(super) fn is_checkpoint(&self) -> bool {
+        matches!(self, Self::Checkpoint(_))
     }
 }
 
@@ -47,7 +53,7 @@ impl Entry {
         ENTRY_BYTES
             + match self {
                 Self::Event { body, .. } => body.tail().len(),
-                Self::Result { frame, .. } | Self::Frame(frame) => frame.len(),
+                Self::Result { frame, .. } | Self::Checkpoint(frame) | Self::Frame(frame) => frame.len(),
                 Self::Ping(_) => 0,
             }
     }
@@ -359,7 +365,7 @@ impl Outbox {
     /// Writes the payload of an entry; `None` stands for a ping with that number.
     pub(crate) fn compose(&self, outgoing: Outgoing, scratch: &mut BytesMut) -> Result<Bytes, u64> {
         match outgoing.0 {
-            Entry::Frame(frame) | Entry::Result { frame, .. } => Ok(frame),
+            Entry::Frame(frame) | Entry::Checkpoint(frame) | Entry::Result { frame, .. } => Ok(frame),
             Entry::Ping(number) => Err(number),
             Entry::Event { request_id, body } => {
                 let op = body.event.name();
@@ -400,12 +406,13 @@ fn coalesce(entries: &mut VecDeque<Waiting>) -> u64 {
     let before = entries.len();
     let mut last: FxHashMap<(i64, ObjectId), usize> = FxHashMap::default();
     let mut kept: Vec<Option<Waiting>> = Vec::with_capacity(before);
+    let mut moves = Vec::new();
     for Waiting { since, entry } in entries.drain(..) {
         let Entry::Event { request_id, body } = entry else {
             // Frames are fences: what was said before `subscribed` or a result is not mixed with what follows.
             match &entry {
                 Entry::Result { request_id, .. } => last.retain(|(known, _), _| known != request_id),
-                Entry::Frame(_) => last.clear(),
+                Entry::Checkpoint(_) | Entry::Frame(_) => last.clear(),
                 Entry::Event { .. } | Entry::Ping(_) => {}
             }
             kept.push(Some(Waiting { since, entry }));
@@ -416,7 +423,11 @@ fn coalesce(entries: &mut VecDeque<Waiting>) -> u64 {
             Some(Waiting { entry: Entry::Event { body, .. }, .. }) => Some((*at, body.clone())),
             _ => None,
         });
-        let body = match earlier.map(|(at, earlier)| (at, merge(&earlier, &body))) {
+        let merged = earlier.map(|(at, earlier)| (at, merge(&earlier, &body)));
+        if let Some((from, Merged::One(_) | Merged::Nothing)) = merged {
+            moves.push(Move { request_id, from, to: kept.len() });
+        }
+        let body = match merged {
             None | Some((_, Merged::Both)) => body,
             Some((at, Merged::One(merged))) => {
                 kept[at] = None;
@@ -431,8 +442,33 @@ fn coalesce(entries: &mut VecDeque<Waiting>) -> u64 {
         last.insert(key, kept.len());
         kept.push(Some(Waiting { since, entry: Entry::Event { request_id, body } }));
     }
+    mark_gaps(&mut kept, moves);
     entries.extend(kept.into_iter().flatten());
     (before - entries.len()) as u64
+}
+
+/// An event has gone from one place to a later one of its subscription.
+struct Move {
+    request_id: i64,
+    from: usize,
+    to: usize,
+}
+
+/// Takes their cursors from the events between: their reader would not get again what has moved behind them.
+fn mark_gaps(kept: &mut [Option<Waiting>], mut moves: Vec<Move>) {
+    // Where the first move began, of each subscription, that goes beyond the place at hand.
+    let mut begun: FxHashMap<i64, usize> = FxHashMap::default();
+    for (at, waiting) in kept.iter_mut().enumerate().rev() {
+        while let Some(Move { request_id, from, .. }) = moves.pop_if(|it| it.to > at) {
+            let first = begun.entry(request_id).or_insert(from);
+            *first = from.min(*first);
+        }
+        if let Some(Waiting { entry: Entry::Event { request_id, body }, .. }) = waiting
+            && begun.get(request_id).is_some_and(|from| *from < at)
+        {
+            *body = body.with_a_gap();
+        }
+    }
 }
 
 /// Drops events and results, and notes whose they were.
@@ -442,6 +478,7 @@ fn drop_events(entries: &mut VecDeque<Waiting>, resync: &mut Vec<i64>) {
             resync.push(*request_id);
             false
         }
+        Entry::Checkpoint(_) => false,
         Entry::Frame(_) | Entry::Ping(_) => true,
     });
 }
@@ -460,7 +497,8 @@ mod tests {
 
     fn event(request_id: i64, event: Event, id: &str, object: &str) -> Entry {
         let original = matches!(event, Event::Update | Event::Leave).then_some(&b"{\"o\":0}"[..]);
-        let body = EventBody::new(event, &ObjectId::new(id), 1, object.as_bytes(), original);
+        let cursor = crate::changes::Cursor::behind("t".into(), 1);
+        let body = EventBody::new(event, &ObjectId::new(id), &cursor, object.as_bytes(), original);
         Entry::Event { request_id, body }
     }
 
@@ -486,7 +524,11 @@ mod tests {
         outbox.push_frame(b"{}".to_vec(), 0);
         assert_eq!(
             texts(&outbox, 0),
-            [r#"{"op":"update","clientId":"c","requestId":4,"object":{},"original":{"o":0}}"#, "ping 9", "{}"]
+            [
+                r#"{"op":"update","clientId":"c","requestId":4,"cursor":"t.1","object":{},"original":{"o":0}}"#,
+                "ping 9",
+                "{}"
+            ]
         );
         assert_eq!((outbox.queued_bytes(), outbox.delivery.keeping_bytes()), (0, 0));
     }
@@ -574,7 +616,16 @@ mod tests {
         assert_eq!(relief.coalesced, 3);
         let texts = texts(&outbox, 3_000);
         let seen: Vec<&str> = texts.iter().map(|text| &text[text.find("requestId").unwrap() + 11..]).collect();
-        assert_eq!(seen, [r#"9,"object":{}}"#, r#"2,"object":1}"#, r#"1,"object":3}"#, r#"1,"object":5}"#]);
+        // What came first on `y` has gone behind `x`: who heard only of `x` must not go on from there.
+        assert_eq!(
+            seen,
+            [
+                r#"9,"cursor":"t.1","object":{}}"#,
+                r#"2,"cursor":"t.1","object":1}"#,
+                r#"1,"cursor":"merged.0","object":3}"#,
+                r#"1,"cursor":"t.1","object":5}"#
+            ]
+        );
     }
 
     #[test]

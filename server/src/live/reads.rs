@@ -1,10 +1,11 @@
-//! What the engine asks the store for: the objects of a subscription as of a position.
+//! What the engine asks the store for: the objects of a subscription as of a position. What it asks of the change log is
+//! in `replay`.
 //!
 //! The engine itself reads nothing. It gives out [`ReadRequest`]s; a task answers each through [`Reads`], which `app`
 //! wires to the objects, and hands the whole `result` frame back.
 
-use super::event::write_object;
-use crate::changes::Position;
+use super::event::{EventBody, write_cursor, write_object};
+use crate::changes::{Cursor, Position};
 use crate::permissions::Principals;
 use crate::schema::Schemas;
 use bytes::Bytes;
@@ -39,31 +40,47 @@ pub struct Read {
     pub limit: u64,
 }
 
-/// A read that a subscription waits for.
-#[derive(Clone, Debug)]
-pub(super) struct ReadRequest {
+/// Who waits for an answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ticket {
     /// Names the request; an answer to an older one is not wanted any more.
     pub(super) token: u64,
     pub(super) connection: u64,
     pub(super) subscription: u32,
+    /// Of the class when the request was made.
+    pub(super) schema_version: u64,
+}
+
+/// A read that a subscription waits for.
+#[derive(Clone, Debug)]
+pub(super) struct ReadRequest {
+    pub(super) ticket: Ticket,
     pub(super) read: Read,
+    pub(super) timeline: CompactString,
+    /// Whether the client is to be told that these results stand for events that it does not get.
+    pub(super) is_resync: bool,
     pub(super) request_id: i64,
     pub(super) addressee: Addressee,
     pub(super) keys: Option<Arc<[CompactString]>>,
     pub(super) hidden: Arc<[CompactString]>,
-    pub(super) schema_version: u64,
     pub(super) max_bytes: usize,
 }
 
-/// The answer to a [`ReadRequest`].
+/// The answer to a [`ReadRequest`] or a replay.
 #[derive(Debug)]
 pub(super) struct ReadAnswer {
-    pub(super) token: u64,
-    pub(super) connection: u64,
-    pub(super) subscription: u32,
-    pub(super) schema_version: u64,
-    /// The position of the state that was read, and the `result` frame.
-    pub(super) outcome: Result<(Position, Bytes), Error>,
+    pub(super) ticket: Ticket,
+    pub(super) outcome: Result<Reply, Error>,
+}
+
+#[derive(Debug)]
+pub(super) enum Reply {
+    /// The `result` frame, and the position of the state that was read.
+    Results { position: Position, frame: Bytes },
+    /// All events up to a position, in order.
+    Missed { through: Position, events: Vec<Arc<EventBody>> },
+    /// The log cannot tell what was missed.
+    Untold,
 }
 
 impl ReadRequest {
@@ -71,6 +88,10 @@ impl ReadRequest {
     pub(super) fn answer(&self, outcome: Result<Found, Error>) -> ReadAnswer {
         let outcome = outcome.map(|(position, objects)| {
             let mut frame = self.addressee.head("result", Some(self.request_id));
+            write_cursor(&Cursor::behind(self.timeline.clone(), position), &mut frame);
+            if self.is_resync {
+                frame.extend_from_slice(b",\"resync\":true");
+            }
             frame.extend_from_slice(b",\"results\":[");
             for (at, object) in objects.iter().enumerate() {
                 if frame.len() >= self.max_bytes {
@@ -85,15 +106,9 @@ impl ReadRequest {
                 write_object(class, object, self.keys.as_deref(), hidden, &mut frame);
             }
             frame.extend_from_slice(b"]}");
-            (position, frame.into())
+            Reply::Results { position, frame: frame.into() }
         });
-        ReadAnswer {
-            token: self.token,
-            connection: self.connection,
-            subscription: self.subscription,
-            schema_version: self.schema_version,
-            outcome,
-        }
+        ReadAnswer { ticket: self.ticket, outcome }
     }
 }
 

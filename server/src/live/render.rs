@@ -2,7 +2,7 @@
 
 use super::class::{HiddenId, KeysId};
 use super::event::{EventBody, write_object};
-use crate::changes::{ObjectChange, Position};
+use crate::changes::{Cursor, ObjectChange};
 use compact_str::CompactString;
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
@@ -29,7 +29,8 @@ enum Image {
 pub(super) struct Shown<'a> {
     pub(super) class: &'a ClassName,
     pub(super) change: &'a ObjectChange,
-    pub(super) position: Position,
+    /// Right behind the change.
+    pub(super) cursor: &'a Cursor,
     pub(super) event: Event,
     /// Whether the ACL of the before-image lets them read it.
     pub(super) reads_before: bool,
@@ -67,7 +68,7 @@ impl Render {
         }
         let json =
             |image: Image| self.images.get(&(image, shown.keys_id, shown.hidden_id)).map_or(&[][..], Vec::as_slice);
-        let body = EventBody::new(shown.event, &shown.change.id, shown.position, json(object), original.map(json));
+        let body = EventBody::new(shown.event, &shown.change.id, shown.cursor, json(object), original.map(json));
         self.bodies.insert(key, body.clone());
         body
     }

@@ -1,6 +1,11 @@
-//! What a change is to one subscriber: a pure table.
+//! What a change is to one subscriber: a pure table, and who sees what of the two images.
 
+use crate::changes::ObjectChange;
+use crate::permissions::Principals;
+use compact_str::CompactString;
 use tidings_protocol::live::Event;
+use tidings_protocol::update::top_level;
+use tidings_protocol::{Access, Object};
 
 /// How one subscriber stands to one image of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +30,56 @@ pub(super) fn transition(before: Sight, after: Sight) -> Option<Event> {
         (Sight::Absent, Sight::Visible) => Some(Event::Create),
         (Sight::Hidden | Sight::Absent, Sight::Hidden | Sight::Absent) => None,
     }
+}
+
+/// What somebody is told of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) event: Event,
+    /// Whether the ACL of the before-image lets them read it.
+    pub(super) reads_before: bool,
+    pub(super) reads_after: bool,
+}
+
+/// What a change is to these principals, whose filter matches its images or not.
+pub(super) fn seen(change: &ObjectChange, matched_before: bool, matched_after: bool, who: &Principals) -> Option<Seen> {
+    let may_read = |image: Option<&Object>| image.is_some_and(|object| who.may(Access::Read, object.acl.as_ref()));
+    let (before, after) = (change.before.as_deref(), change.after.as_deref());
+    let (reads_before, reads_after) = (may_read(before), may_read(after));
+    let sight = |exists: bool, visible: bool| match (exists, visible) {
+        (false, _) => Sight::Absent,
+        (true, true) => Sight::Visible,
+        (true, false) => Sight::Hidden,
+    };
+    let saw = sight(before.is_some(), matched_before && reads_before);
+    let sees = sight(after.is_some(), matched_after && reads_after);
+    Some(Seen { event: transition(saw, sees)?, reads_before, reads_after })
+}
+
+/// Whether who watches these fields hears of the event: one of them differs; on a create, one is there. What is hidden
+/// is not watched.
+pub(super) fn is_watched(
+    change: &ObjectChange,
+    event: Event,
+    watch: &[CompactString],
+    hidden: &[CompactString],
+) -> bool {
+    if !matches!(event, Event::Create | Event::Update) {
+        return true;
+    }
+    watch.iter().filter(|path| !hidden.iter().any(|field| field == top_level(path))).any(|path| {
+        let values = |object: Option<&Object>| {
+            let mut values = Vec::new();
+            if let Some(object) = object {
+                tidings_protocol::query::visit_path(object, path, &mut |found| {
+                    values.extend(found.value.cloned());
+                    false
+                });
+            }
+            values
+        };
+        values(change.before.as_deref()) != values(change.after.as_deref())
+    })
 }
 
 #[cfg(test)]

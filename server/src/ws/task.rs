@@ -4,6 +4,7 @@ use super::Settings;
 use super::gate::{Gate, Guest};
 use super::outlet::Outlet;
 use crate::live::{Answer, Closing, Connection, LiveQueries, NewSubscription, Verdict};
+use compact_str::CompactString;
 use futures_util::Stream;
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
@@ -55,7 +56,7 @@ struct Client {
 }
 
 enum Asked {
-    Connect(Result<Arc<dyn Guest>, Error>, Option<compact_str::CompactString>),
+    Connect { outcome: Result<Arc<dyn Guest>, Error>, installation_id: Option<CompactString>, checkpoints: bool },
     Subscribe { request_id: i64, is_update: bool, outcome: Result<NewSubscription, Error> },
 }
 
@@ -274,9 +275,12 @@ impl Task {
         };
         match (frame, &self.client) {
             (ClientFrame::Connect(connect), None) => {
-                let installation_id = connect.installation_id.clone();
+                let (installation_id, checkpoints) = (connect.installation_id.clone(), connect.checkpoints);
                 let answer = self.gate.connect(connect, self.address);
-                self.asking = Some(Box::pin(async move { Asked::Connect(answer.await, installation_id) }));
+                self.asking =
+                    Some(Box::pin(
+                        async move { Asked::Connect { outcome: answer.await, installation_id, checkpoints } },
+                    ));
             }
             (ClientFrame::Connect(_), Some(_)) => {
                 let error = Error::new(Code::InternalServerError, "This connection is connected already");
@@ -308,16 +312,21 @@ impl Task {
         let Poll::Ready(answer) = asking.as_mut().poll(cx) else { return };
         self.asking = None;
         match answer {
-            Asked::Connect(Ok(guest), installation_id) => {
+            Asked::Connect { outcome: Ok(guest), installation_id, checkpoints } => {
                 let addressee = Addressee { client_id: new_client_id(), installation_id };
                 let connected = addressee.plain("connected", None);
                 let connection = self.live.connect(addressee);
                 connection.outbox().attend(cx.waker());
                 connection.outbox().push_frame(connected, self.live.now());
+                if checkpoints {
+                    connection.want_checkpoints();
+                }
                 self.client = Some(Client { connection, guest, is_slow: false });
                 self.beat = Box::pin(sleep(self.settings.ping));
             }
-            Asked::Connect(Err(error), _) => self.refuse(&FrameError { error, request_id: None, reconnect: true }),
+            Asked::Connect { outcome: Err(error), .. } => {
+                self.refuse(&FrameError { error, request_id: None, reconnect: true });
+            }
             Asked::Subscribe { request_id, is_update, outcome } => match (outcome, &self.client) {
                 (Ok(new), Some(client)) => client.connection.subscribe(request_id, new, is_update),
                 (Err(error), _) => self.refuse(&FrameError::new(error, Some(request_id))),
@@ -426,7 +435,7 @@ fn close_for(error: &SocketError) -> Option<Closing> {
 }
 
 /// A random UUID: Parse clients get one, and some read it as such.
-fn new_client_id() -> compact_str::CompactString {
+fn new_client_id() -> CompactString {
     let bits: u128 = rand::random();
     // The fixed bits say: version 4, variant 1.
     let bits = bits & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;

@@ -1,7 +1,7 @@
 //! Over real loopback sockets, with a gate and a store that are fakes.
 
 use super::*;
-use crate::changes::{Change, ChangeTail, Committed, ObjectChange, Position, SourceError};
+use crate::changes::{Change, ChangeTail, Committed, Cursor, ObjectChange, Position, SourceError};
 use crate::live::{self, Answer, Audience, Feed, NewSubscription, Read, Reads};
 use crate::permissions::Principals;
 use crate::schema::Schemas;
@@ -48,12 +48,13 @@ impl Guest for FakeGuest {
             if let Some(think) = think {
                 tokio::time::sleep(think).await;
             }
-            let Subscribe { class, predicate, keys, watch, session_token } = subscribe;
+            let Subscribe { class, predicate, keys, watch, session_token, resume_from } = subscribe;
+            let resume_from = resume_from.as_deref().and_then(Cursor::parse);
             if session_token.as_deref() == Some("dead") {
                 return Err(Error::new(Code::InvalidSessionToken, "Invalid session token"));
             }
             let audience = Audience { principals: Principals::ANONYMOUS, session: session_token.map(ObjectId::new) };
-            Ok(NewSubscription { class, predicate, keys, watch, audience })
+            Ok(NewSubscription { class, predicate, keys, watch, audience, resume_from })
         })
     }
 }
@@ -76,6 +77,10 @@ struct NoLog;
 #[async_trait::async_trait]
 impl crate::changes::ChangeSource for NoLog {
     async fn read_after(&self, _: Position, _: usize) -> Result<Vec<Arc<Committed>>, SourceError> {
+        Err(SourceError::Unavailable("a test".to_owned()))
+    }
+
+    async fn newest(&self) -> Result<Position, SourceError> {
         Err(SourceError::Unavailable("a test".to_owned()))
     }
 }
@@ -149,7 +154,7 @@ impl Server {
             before: before.map(object),
             after: after.map(object),
         });
-        self.tail.push([Arc::new(Committed { position: self.tail.position() + 1, change })]);
+        self.tail.push([Arc::new(Committed { position: self.tail.position() + 1, ordinal: 0, change })]);
     }
 }
 

@@ -89,6 +89,31 @@ impl Live {
         assert_eq!((&answer["op"], &answer["requestId"]), (&json!("subscribed"), &json!(request_id)), "{answer}");
     }
 
+    /// Subscribes with a cursor and waits until the server says that it goes on from there.
+    pub(crate) async fn resume(&mut self, request_id: i64, query: Value, cursor: &str) {
+        let frame = json!({"op": "subscribe", "requestId": request_id, "query": query, "resumeFrom": cursor});
+        self.send(frame).await;
+        let answer = self.answer().await;
+        assert_eq!((&answer["op"], &answer["requestId"]), (&json!("subscribed"), &json!(request_id)), "{answer}");
+        if let Some(named) = answer.get("cursor") {
+            assert_eq!(named, cursor, "what is behind it comes");
+        }
+    }
+
+    /// The results and the cursor that come in place of what was missed.
+    pub(crate) async fn expect_resync(&mut self, request_id: i64) -> (Vec<Value>, String) {
+        let mut result = self.next().await;
+        let head = (result["op"].as_str(), result["requestId"].as_i64(), result["resync"].as_bool());
+        assert_eq!(head, (Some("result"), Some(request_id), Some(true)), "{result}");
+        let subscribed = self.next().await;
+        assert_eq!((&subscribed["op"], &subscribed["requestId"]), (&json!("subscribed"), &json!(request_id)));
+        assert_eq!(subscribed["cursor"], result["cursor"]);
+        match result["results"].take() {
+            Value::Array(results) => (results, cursor_of(&subscribed)),
+            other => panic!("results are {other}"),
+        }
+    }
+
     /// That the next event is this one; answers its frame.
     #[track_caller]
     pub(crate) fn expect(&mut self, request_id: i64, event: &str, id: &str) -> impl Future<Output = Value> {
@@ -113,6 +138,11 @@ impl Live {
     pub(crate) async fn expect_closed(&mut self) {
         while self.next_if_open().await.is_some() {}
     }
+}
+
+/// How far a client has heard that got this frame.
+pub(crate) fn cursor_of(frame: &Value) -> String {
+    frame["cursor"].as_str().unwrap_or_else(|| panic!("no cursor in {frame}")).to_owned()
 }
 
 fn is_event(frame: &Value) -> bool {

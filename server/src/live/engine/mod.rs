@@ -2,6 +2,7 @@
 //!
 //! Pure: it knows neither sockets nor the store, and is told the time. Everything happens in the order of the calls.
 
+mod checkpoints;
 mod ended_sessions;
 mod prepared;
 mod results;
@@ -16,9 +17,10 @@ use super::delivery::{Delivery, Millis};
 use super::outbox::{Closing, Outbox};
 use super::reads::{ReadAnswer, ReadRequest, is_own_row};
 use super::render::Render;
+use super::replay::ReplayRequest;
 use super::slots::{IdList, Slots};
-use super::transition::{Sight, transition};
-use crate::changes::{Change, Committed, ObjectChange, Position};
+use super::transition::{Seen, is_watched, seen};
+use crate::changes::{Change, Committed, Cursor, ObjectChange, Point, Position};
 use crate::schema::{ClassSchema, Schemas};
 use compact_str::CompactString;
 use ended_sessions::EndedSessions;
@@ -26,9 +28,7 @@ use rustc_hash::FxHashMap;
 use state::Sending;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use tidings_protocol::live::Event;
-use tidings_protocol::update::top_level;
-use tidings_protocol::{Access, ClassName, ObjectId};
+use tidings_protocol::{ClassName, ObjectId};
 
 /// What a connection asks of the engine.
 pub(super) enum Command {
@@ -61,6 +61,10 @@ pub(super) enum Command {
     CaughtUp {
         connection: u64,
     },
+    /// It wants a cursor now and then also where nothing happens.
+    WantCheckpoints {
+        connection: u64,
+    },
     Disconnect {
         connection: u64,
     },
@@ -80,7 +84,10 @@ pub(super) struct Engine {
     ended_sessions: EndedSessions,
     /// When each fence lifts without its pong, in order.
     fences: VecDeque<(Millis, u64, u64)>,
+    /// When each connection that wants checkpoints gets its next one, in order.
+    checkpoints: VecDeque<(Millis, u64)>,
     reads: Vec<ReadRequest>,
+    replays: Vec<ReplayRequest>,
     next_token: u64,
     render: Render,
     pub(super) counts: Counts,
@@ -126,7 +133,9 @@ impl Engine {
             sessions: HashMap::new(),
             ended_sessions: EndedSessions::default(),
             fences: VecDeque::new(),
+            checkpoints: VecDeque::new(),
             reads: Vec::new(),
+            replays: Vec::new(),
             next_token: 0,
             render: Render::default(),
             counts: Counts::default(),
@@ -152,8 +161,12 @@ impl Engine {
         match command {
             Command::Connect { connection, outbox } => self.connect(connection, outbox),
             Command::Subscribe { connection, request_id, new, is_update } => {
+                if new.new.resume_from.is_some() {
+                    self.want_checkpoints(connection, now);
+                }
                 self.subscribe(connection, request_id, *new, is_update, head);
             }
+            Command::WantCheckpoints { connection } => self.want_checkpoints(connection, now),
             Command::Unsubscribe { connection, request_id } => self.unsubscribe(connection, request_id),
             Command::Query { connection, request_id } => self.query(connection, request_id),
             Command::Pong { connection, number } => self.lift_fences(connection, number),
@@ -177,12 +190,12 @@ impl Engine {
         let mut stale = Vec::new();
         match &committed.change {
             Change::Object(change) => {
-                self.apply_object(change, committed.position);
+                self.apply_object(change, committed.point());
                 if change.class == ClassName::SESSION && change.after.is_none() {
                     self.end_session(&change.id, now);
                 }
             }
-            Change::Schema { class, schema } => {
+            Change::Schema { class, schema, .. } => {
                 let removed =
                     self.schemas.get(class).map(|old| old.fields_gone_from(schema.as_deref())).unwrap_or_default();
                 match schema {
@@ -202,7 +215,7 @@ impl Engine {
                 }
                 if let Some(known) = self.by_class.get(class).and_then(|id| self.classes.get_mut(*id)) {
                     stale = known.everybody();
-                    stale.retain(|id| self.sending.is_before(*id, committed.position));
+                    stale.retain(|id| self.sending.is_before(*id, committed.point()));
                 }
             }
         }
@@ -214,7 +227,7 @@ impl Engine {
         }
     }
 
-    fn apply_object(&mut self, change: &ObjectChange, position: Position) {
+    fn apply_object(&mut self, change: &ObjectChange, point: Point) {
         let Some(class) = self.by_class.get(&change.class).and_then(|id| self.classes.get_mut(*id)) else { return };
         let (before, after) = (change.before.as_deref(), change.after.as_deref());
         class.lookup.begin(class.groups.bound());
@@ -222,6 +235,7 @@ impl Engine {
             class.index.look_up(image, &mut class.lookup);
         }
         self.counts.candidates += class.lookup.found.len() as u64;
+        let cursor = Cursor::at(self.timeline.clone(), point);
         self.render.begin();
         for &group in &class.lookup.found {
             let Some(group) = class.groups.get(group) else { continue };
@@ -239,33 +253,22 @@ impl Engine {
                     return;
                 }
                 let who = &audience.principals;
-                let may_read = |image: Option<&tidings_protocol::Object>| {
-                    image.is_some_and(|object| who.may(Access::Read, object.acl.as_ref()))
+                let Some(Seen { event, reads_before, reads_after }) = seen(change, matched_before, matched_after, who)
+                else {
+                    return;
                 };
-                let (reads_before, reads_after) = (may_read(before), may_read(after));
-                let sight = |exists: bool, visible: bool| match (exists, visible) {
-                    (false, _) => Sight::Absent,
-                    (true, true) => Sight::Visible,
-                    (true, false) => Sight::Hidden,
-                };
-                let saw = sight(before.is_some(), matched_before && reads_before);
-                let sees = sight(after.is_some(), matched_after && reads_after);
-                let Some(event) = transition(saw, sees) else { return };
                 let owns = before.or(after).is_some_and(|object| is_own_row(&class.name, object, who));
                 let hidden = if owns { HIDES_NOTHING } else { audience.hidden };
                 let hidden_names = class.hidden.set(hidden);
                 for view in &audience.views {
-                    if let Some(watch) = &view.watch
-                        && matches!(event, Event::Create | Event::Update)
-                        && !is_watched_change(before, after, watch, hidden_names)
-                    {
+                    if view.watch.as_ref().is_some_and(|watch| !is_watched(change, event, watch, hidden_names)) {
                         continue;
                     }
                     let keys = class.keys.list(view.keys).map(|keys| &**keys);
                     let shown = super::render::Shown {
                         class: &class.name,
                         change,
-                        position,
+                        cursor: &cursor,
                         event,
                         reads_before,
                         reads_after,
@@ -283,8 +286,14 @@ impl Engine {
         }
     }
 
-    /// Lifts fences whose pong did not come. Returns when it wants to be called again.
+    /// Does what is due by now. Returns when it wants to be called again.
     pub(super) fn tick(&mut self, now: Millis) -> Option<Millis> {
+        let (fence, checkpoint) = (self.lift_old_fences(now), self.send_checkpoints(now));
+        [fence, checkpoint].into_iter().flatten().min()
+    }
+
+    /// Lifts fences whose pong did not come.
+    fn lift_old_fences(&mut self, now: Millis) -> Option<Millis> {
         while let Some((deadline, connection, number)) = self.fences.front().copied() {
             if deadline > now {
                 return Some(deadline);
@@ -298,6 +307,11 @@ impl Engine {
     /// The reads that were asked for since the last call.
     pub(super) fn take_reads(&mut self) -> Vec<ReadRequest> {
         std::mem::take(&mut self.reads)
+    }
+
+    /// The same of replays.
+    pub(super) fn take_replays(&mut self) -> Vec<ReplayRequest> {
+        std::mem::take(&mut self.replays)
     }
 
     /// The change log no longer holds what comes next: every connection has to begin again.
@@ -322,26 +336,4 @@ impl Engine {
         }
         sizes
     }
-}
-
-/// Whether one of the watched fields differs; on a create, whether one is there. What is hidden is not watched.
-fn is_watched_change(
-    before: Option<&tidings_protocol::Object>,
-    after: Option<&tidings_protocol::Object>,
-    watch: &[CompactString],
-    hidden: &[CompactString],
-) -> bool {
-    watch.iter().filter(|path| !hidden.iter().any(|field| field == top_level(path))).any(|path| {
-        let values = |object: Option<&tidings_protocol::Object>| {
-            let mut values = Vec::new();
-            if let Some(object) = object {
-                tidings_protocol::query::visit_path(object, path, &mut |found| {
-                    values.extend(found.value.cloned());
-                    false
-                });
-            }
-            values
-        };
-        values(before) != values(after)
-    })
 }

@@ -19,7 +19,7 @@ impl Sending {
     /// Gives an event to one subscription.
     pub(super) fn deliver(&mut self, id: SubscriptionId, body: &Arc<EventBody>) {
         let Some(subscription) = self.subscriptions.get_mut(id) else { return };
-        if body.position <= subscription.since {
+        if body.point <= subscription.since {
             return;
         }
         if subscription.is_held() {
@@ -27,7 +27,7 @@ impl Sending {
             return hold(subscription, connection, body, self.delivery.settings.resync_mark);
         }
         if let Some(lost) = &mut subscription.lost {
-            *lost = body.position;
+            *lost = body.point.position;
             return;
         }
         let (at, request_id) = (subscription.connection, subscription.request_id);
@@ -59,19 +59,15 @@ impl Sending {
 
 /// Keeps an event until the fence is lifted or the result is there. What would be too much is dropped and read later.
 fn hold(subscription: &mut Subscription, connection: &mut Connection, body: &Arc<EventBody>, bound: usize) {
-    if subscription.lost.is_none() && connection.held_bytes + held_weight(body) <= bound {
-        connection.held_bytes += held_weight(body);
+    if subscription.lost.is_none() && connection.held_bytes + body.weight() <= bound {
+        connection.held_bytes += body.weight();
         return subscription.held.push(body.clone());
     }
-    subscription.lose(connection, body.position);
-}
-
-fn held_weight(body: &EventBody) -> usize {
-    body.tail().len() + 64
+    subscription.lose(connection, body.point.position);
 }
 
 pub(super) fn held_bytes(held: &[Arc<EventBody>]) -> usize {
-    held.iter().map(|body| held_weight(body)).sum()
+    held.iter().map(|body| body.weight()).sum()
 }
 impl Engine {
     pub(super) fn connect(&mut self, id: u64, outbox: Arc<Outbox>) {
@@ -90,6 +86,7 @@ impl Engine {
             is_cut: false,
             reading: 0,
             to_read: VecDeque::new(),
+            checkpoints: false,
             closed: false,
         });
         self.by_connection.insert(id, at);
@@ -127,7 +124,7 @@ impl Engine {
             let Some(subscription) = id.and_then(|id| self.sending.subscriptions.get_mut(*id)) else { continue };
             subscription.lose(connection, position);
             // What is staged is later than what was dropped, and in the results that make up for it.
-            connection.staged.retain(|entry| !entry.is_of(request_id));
+            connection.staged.retain(|entry| !entry.is_of(request_id) && !entry.is_checkpoint());
         }
     }
 

@@ -6,7 +6,7 @@ use super::super::event::EventBody;
 use super::super::outbox::{Entry, Outbox};
 use super::super::slots::Slots;
 use super::sending::held_bytes;
-use crate::changes::Position;
+use crate::changes::{Point, Position};
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
@@ -50,6 +50,8 @@ pub(super) struct Connection {
     pub(super) reading: usize,
     /// Subscriptions that wait for a read of this connection to end.
     pub(super) to_read: VecDeque<SubscriptionId>,
+    /// Whether it is told cursors also where nothing happens.
+    pub(super) checkpoints: bool,
     pub(super) closed: bool,
 }
 
@@ -61,8 +63,8 @@ pub(super) struct Subscription {
     pub(super) session: Option<ObjectId>,
     pub(super) filter_bytes: usize,
     pub(super) effort: usize,
-    /// Changes up to here are not for it: they came before it, or are in its last result.
-    pub(super) since: Position,
+    /// Changes up to here are not for it: they came before it, or its client has heard of them otherwise.
+    pub(super) since: Point,
     /// The ping whose pong shows that the client has seen the first `subscribed`.
     pub(super) fence: Option<u64>,
     pub(super) read: Option<Reading>,
@@ -76,10 +78,20 @@ pub(super) struct Subscription {
 
 pub(super) struct Reading {
     pub(super) token: u64,
-    /// The results are sent because events were dropped, and a `subscribed` follows them.
-    pub(super) is_resync: bool,
+    pub(super) purpose: Purpose,
     /// The client asked once more meanwhile.
     pub(super) again: bool,
+}
+
+/// What a subscription reads for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// The client has asked for its results.
+    Query,
+    /// Results are sent in place of events that were dropped, and a `subscribed` follows them.
+    Resync,
+    /// The client comes back, and wants what happened behind this point.
+    Replay(Point),
 }
 
 pub(super) struct Results {
@@ -88,15 +100,27 @@ pub(super) struct Results {
 }
 
 impl Sending {
-    /// Whether a change at this position concerns a subscription.
-    pub(super) fn is_before(&self, id: SubscriptionId, position: Position) -> bool {
-        self.subscriptions.get(id).is_some_and(|subscription| subscription.since < position)
+    /// Whether a change at this point concerns a subscription.
+    pub(super) fn is_before(&self, id: SubscriptionId, point: Point) -> bool {
+        self.subscriptions.get(id).is_some_and(|subscription| subscription.since < point)
     }
 }
 
 impl Subscription {
     pub(super) fn is_held(&self) -> bool {
         self.fence.is_some() || self.read.is_some()
+    }
+
+    /// Up to where the client has heard everything that it was given, which is `otherwise` if it is owed nothing; `None`
+    /// if it is owed results.
+    pub(super) fn heard(&self, otherwise: Point) -> Option<Point> {
+        let first_held = || self.held.first().map_or(otherwise, |next| next.point.before());
+        match self.read.as_ref().map(|read| read.purpose) {
+            Some(Purpose::Replay(from)) => Some(from),
+            Some(Purpose::Resync) => None,
+            _ if self.lost.is_some() || self.result.is_some() => None,
+            Some(Purpose::Query) | None => Some(first_held()),
+        }
     }
 
     /// Drops what is held: everything up to here is read instead.

@@ -5,9 +5,9 @@ use super::super::delivery::Millis;
 use super::super::outbox::Entry;
 use super::super::{Audience, NewSubscription};
 use super::sending::held_bytes;
-use super::state::Subscription;
+use super::state::{Purpose, Subscription};
 use super::{Engine, Prepared};
-use crate::changes::Position;
+use crate::changes::{Point, Position};
 use crate::permissions::Principals;
 use compact_str::CompactString;
 use std::sync::Arc;
@@ -27,7 +27,8 @@ impl Engine {
         connection.outbox.handled();
         connection.highest_request_id = connection.highest_request_id.max(request_id);
         let Prepared { new, filter, matcher, effort } = new;
-        let NewSubscription { class, predicate, keys, watch, audience: Audience { principals, session } } = new;
+        let NewSubscription { class, predicate, keys, watch, audience, resume_from } = new;
+        let Audience { principals, session } = audience;
         let filter_bytes = filter.len();
         let old = connection.subscriptions.get(&request_id).copied();
         // What is replaced makes room.
@@ -60,6 +61,9 @@ impl Engine {
                 id
             }
         };
+        // Whoever names a cursor says what it has heard, and is owed nothing else.
+        let resume = resume_from.map(|cursor| (cursor.timeline == self.timeline).then_some(cursor.point()));
+        let now = Point::behind(head.max(self.position));
         let id = self.sending.subscriptions.insert(Subscription {
             connection: at,
             request_id,
@@ -70,7 +74,11 @@ impl Engine {
             effort,
             // What was committed before the client asked is not news to it. A replacement goes on where the old one
             // stood, so that nothing falls between the two.
-            since: old.as_ref().map_or(head.max(self.position), |old| old.since.max(self.position)),
+            since: match (resume, &old) {
+                (Some(point), _) => point.unwrap_or(now),
+                (None, Some(old)) => old.since.max(Point::behind(self.position)),
+                (None, None) => now,
+            },
             fence: None,
             read: None,
             result: None,
@@ -89,34 +97,49 @@ impl Engine {
         connection.subscriptions.insert(request_id, id);
         connection.filter_bytes += filter_bytes;
         connection.effort += effort;
-        let mut asked = false;
-        match old {
-            // What the old one held is still owed: the client has not seen it, or it would have been dropped there.
-            Some(mut old) => {
-                // A result that was asked for, or waits behind the fence, stands for events that were dropped for it.
-                asked = old.read.is_some() || old.result.is_some();
-                if let Some(number) = old.fence {
-                    connection.fenced.push((number, id));
-                }
-                subscription.fence = old.fence;
-                subscription.lost = old.lost;
-                if old.fence.is_some() || old.lost.is_some() {
-                    subscription.held = std::mem::take(&mut old.held);
-                    connection.held_bytes += held_bytes(&subscription.held);
-                }
+        let fence = match &old {
+            Some(old) => old.fence,
+            None if is_update => None,
+            None => Some(*connection.fencing.get_or_insert_with(|| connection.outbox.next_ping())),
+        };
+        subscription.fence = fence;
+        connection.fenced.extend(fence.map(|number| (number, id)));
+        match (resume, old) {
+            (Some(Some(point)), _) => {
+                self.stage_subscribed(id, Some(point));
+                self.ask(id, Purpose::Replay(point));
             }
-            None if is_update => {}
-            None => {
-                let number = *connection.fencing.get_or_insert_with(|| connection.outbox.next_ping());
-                connection.fenced.push((number, id));
-                subscription.fence = Some(number);
+            (Some(None), _) => {
+                // Its history is not ours: nothing of it can be told.
+                subscription.lost = Some(self.position);
+                self.stage_subscribed(id, None);
+                self.settle(id);
             }
+            (None, None) => {
+                self.stage_subscribed(id, Some(now));
+                self.settle(id);
+            }
+            (None, Some(old)) => self.take_over(id, old),
         }
-        self.stage_subscribed(id);
-        if asked {
-            self.query_subscription(id, false);
-        } else {
-            self.settle(id);
+    }
+
+    /// What the old subscription held is still owed: the client has not seen it, or it would have been dropped there.
+    fn take_over(&mut self, id: SubscriptionId, mut old: Subscription) {
+        let Some(subscription) = self.sending.subscriptions.get_mut(id) else { return };
+        let Some(connection) = self.sending.connections.get_mut(subscription.connection) else { return };
+        let heard = old.heard(subscription.since);
+        if old.fence.is_some() || old.lost.is_some() {
+            subscription.lost = old.lost;
+            subscription.held = std::mem::take(&mut old.held);
+            connection.held_bytes += held_bytes(&subscription.held);
+        }
+        self.stage_subscribed(id, heard);
+        match old.read.map(|read| read.purpose) {
+            Some(Purpose::Replay(point)) => self.ask(id, Purpose::Replay(point)),
+            // A result that was asked for, or waits behind the fence, stands for events that were dropped for it.
+            Some(Purpose::Query | Purpose::Resync) => self.ask(id, Purpose::Query),
+            None if old.result.is_some() => self.ask(id, Purpose::Query),
+            None => self.settle(id),
         }
     }
 

@@ -207,7 +207,7 @@ impl Group {
 
     /// The newest change, staged ones included.
     fn cursor(&self) -> Cursor {
-        Cursor { timeline: self.view.files.timeline.clone(), position: self.position }
+        Cursor::behind(self.view.files.timeline.clone(), self.position)
     }
 
     /// The class as this write needs it: made, or given further columns.
@@ -233,8 +233,9 @@ impl Group {
             None => ClassState::new(schema, &mut numbers),
         };
         let class = Arc::new(class);
-        self.replace_class(&write.class, Some(class.clone()), numbers);
-        self.record(Change::Schema { class: write.class.clone(), schema: Some(class.schema.clone()) });
+        let before = self.replace_class(&write.class, Some(class.clone()), numbers);
+        let schema = Some(class.schema.clone());
+        self.record(Change::Schema { class: write.class.clone(), before, schema });
         Ok(class)
     }
 
@@ -396,7 +397,7 @@ impl Group {
             before: before.as_ref().map(public),
             after: after.as_ref().map(public),
         }));
-        let cursor = Cursor { timeline: self.view.files.timeline.clone(), position };
+        let cursor = Cursor::behind(self.view.files.timeline.clone(), position);
         Ok(Written { cursor, before, after })
     }
 
@@ -432,7 +433,13 @@ impl Group {
         self.undo.push(Undo::Meta(key, replaced));
     }
 
-    fn replace_class(&mut self, name: &ClassName, class: Option<Arc<ClassState>>, numbers: Numbers) {
+    /// Answers the class as it was.
+    fn replace_class(
+        &mut self,
+        name: &ClassName,
+        class: Option<Arc<ClassState>>,
+        numbers: Numbers,
+    ) -> Option<Arc<ClassSchema>> {
         self.undo.push(Undo::Catalog(self.catalog.clone(), self.numbers));
         self.set_meta(catalog::class_key(name), class.as_ref().map(|class| class.to_bytes()));
         if numbers != self.numbers {
@@ -440,10 +447,11 @@ impl Group {
         }
         self.numbers = numbers;
         let classes = Arc::make_mut(&mut self.catalog);
-        match class {
+        let before = match class {
             Some(class) => classes.insert(name.clone(), class),
             None => classes.remove(name),
         };
+        before.map(|class| class.schema.clone())
     }
 
     fn record(&mut self, change: Change) {
@@ -453,7 +461,7 @@ impl Group {
         self.log_bytes += record.len() as u64;
         self.bytes += record.len();
         self.records.push((self.position, record));
-        self.changes.push(Arc::new(Committed { position: self.position, change }));
+        self.changes.push(Arc::new(Committed { position: self.position, ordinal: 0, change }));
     }
 
     fn edit(&mut self, edit: SchemaEdit) -> Result<Option<Arc<ClassSchema>>, WriteError> {
@@ -497,9 +505,9 @@ impl Group {
                     let message = format!("Class {name} is not empty, contains {count} objects, cannot drop schema.");
                     return Err(Error::new(Code::InvalidSchemaOperation, message).into());
                 }
-                self.replace_class(&name, None, self.numbers);
+                let before = self.replace_class(&name, None, self.numbers);
                 self.set_meta(catalog::count_key(class.id), None);
-                self.record(Change::Schema { class: name, schema: None });
+                self.record(Change::Schema { class: name, before, schema: None });
                 Ok(None)
             }
         }
@@ -507,8 +515,8 @@ impl Group {
 
     fn edited(&mut self, name: ClassName, class: Arc<ClassState>, numbers: Numbers) -> Arc<ClassSchema> {
         let schema = class.schema.clone();
-        self.replace_class(&name, Some(class), numbers);
-        self.record(Change::Schema { class: name, schema: Some(schema.clone()) });
+        let before = self.replace_class(&name, Some(class), numbers);
+        self.record(Change::Schema { class: name, before, schema: Some(schema.clone()) });
         schema
     }
 }

@@ -43,12 +43,14 @@ pub(super) fn encode(change: &Change, header: Header) -> Vec<u8> {
                 }
             }
         }
-        Change::Schema { class, schema } => {
+        Change::Schema { class, before, schema } => {
             out.push(SCHEMA);
             write_name(class, &mut out);
-            match schema {
-                Some(schema) => write_part(&mut out, |out| write_map(&schema.to_stored(), out)),
-                None => out.extend_from_slice(&ABSENT.to_be_bytes()),
+            for schema in [before, schema] {
+                match schema {
+                    Some(schema) => write_part(&mut out, |out| write_map(&schema.to_stored(), out)),
+                    None => out.extend_from_slice(&ABSENT.to_be_bytes()),
+                }
             }
         }
         Change::Unseen { class, gone } => {
@@ -84,14 +86,9 @@ pub(super) fn decode(position: Position, bytes: &[u8]) -> Result<Committed, Corr
         }
         [SCHEMA] => {
             let class = ClassName::from_trusted(reader.name()?);
-            let schema = match reader.part()? {
-                Some(part) => {
-                    let map = read_map(part).map_err(|_| UNREADABLE)?;
-                    Some(Arc::new(ClassSchema::from_stored(class.clone(), &map).map_err(|_| UNREADABLE)?))
-                }
-                None => None,
-            };
-            Change::Schema { class, schema }
+            let before = reader.schema(&class)?;
+            let schema = reader.schema(&class)?;
+            Change::Schema { class, before, schema }
         }
         [UNSEEN] => {
             let class = ClassName::from_trusted(reader.name()?);
@@ -100,7 +97,7 @@ pub(super) fn decode(position: Position, bytes: &[u8]) -> Result<Committed, Corr
         }
         _ => return Err(UNREADABLE),
     };
-    Ok(Committed { position, change })
+    Ok(Committed { position, ordinal: 0, change })
 }
 
 const UNREADABLE: Corrupt = Corrupt("a change record cannot be read");
@@ -149,6 +146,12 @@ impl<'a> Reader<'a> {
         }
     }
 
+    fn schema(&mut self, class: &ClassName) -> Result<Option<Arc<ClassSchema>>, Corrupt> {
+        let Some(part) = self.part()? else { return Ok(None) };
+        let map = read_map(part).map_err(|_| UNREADABLE)?;
+        Ok(Some(Arc::new(ClassSchema::from_stored(class.clone(), &map).map_err(|_| UNREADABLE)?)))
+    }
+
     fn image(&mut self) -> Result<Option<Arc<Object>>, Corrupt> {
         let part = self.part()?;
         part.map(|bytes| read_object(bytes).map(Arc::new)).transpose().map_err(|_| UNREADABLE)
@@ -164,6 +167,7 @@ mod tests {
     fn records_read_back_and_damage_is_noticed() {
         let class = ClassName::from_trusted("Message");
         let image = Arc::new(Object { id: ObjectId::new("x"), fields: map! { "a" => 1.0 }, ..Object::default() });
+        let schema = Some(Arc::new(ClassSchema::new(class.clone())));
         let header_of = Header { committed_at: 5, bytes_before: 77 };
         for change in [
             Change::Object(ObjectChange {
@@ -178,13 +182,14 @@ mod tests {
                 before: Some(image),
                 after: None,
             }),
-            Change::Schema { class: class.clone(), schema: Some(Arc::new(ClassSchema::new(class.clone()))) },
-            Change::Schema { class: class.clone(), schema: None },
+            Change::Schema { class: class.clone(), before: None, schema: schema.clone() },
+            Change::Schema { class: class.clone(), before: schema.clone(), schema: schema.clone() },
+            Change::Schema { class: class.clone(), before: schema, schema: None },
             Change::Unseen { class: class.clone(), gone: None },
             Change::Unseen { class, gone: Some(ObjectId::new("x")) },
         ] {
             let bytes = encode(&change, header_of);
-            assert_eq!(decode(9, &bytes), Ok(Committed { position: 9, change }));
+            assert_eq!(decode(9, &bytes), Ok(Committed { position: 9, ordinal: 0, change }));
             assert_eq!(header(&bytes), Ok(header_of));
             for cut in 0..bytes.len() {
                 assert!(decode(9, &bytes[..cut]).is_err());

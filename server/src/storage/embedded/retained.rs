@@ -44,4 +44,8 @@ impl ChangeSource for Retained {
         }
         Ok(changes)
     }
+
+    async fn newest(&self) -> Result<Position, SourceError> {
+        Ok(self.0.published.load().position)
+    }
 }

@@ -123,7 +123,7 @@ impl View {
 #[async_trait]
 impl Snapshot for View {
     fn cursor(&self) -> Cursor {
-        Cursor { timeline: self.files.timeline.clone(), position: self.published.position }
+        Cursor::behind(self.files.timeline.clone(), self.published.position)
     }
 
     async fn get(&self, class: &ClassName, id: &ObjectId) -> Result<Option<Arc<Object>>, Unavailable> {

@@ -39,13 +39,14 @@ pub(super) async fn edit(shared: Arc<Shared>, edit: SchemaEdit) -> Result<Option
             Err(failure) => tries.rest(failure).await?,
         }
     };
-    let is_change = shared.catalog.get(&class) != edited.after;
+    let before = shared.catalog.get(&class);
+    let is_change = before != edited.after;
     let at = written_at(&shared, &session).position;
     shared.catalog.put(&class, edited.after.clone(), at);
     let followed = follow(&shared, &edited).await;
     if is_change {
         // Values of removed fields are gone by now, without changes of their own.
-        shared.tell([Change::Schema { class, schema: edited.after.clone() }]);
+        shared.tell([Change::Schema { class, before, schema: edited.after.clone() }]);
     }
     followed.map_err(unavailable)?;
     Ok(edited.after)

@@ -6,6 +6,7 @@
 use super::errors::code;
 use super::{Shared, documents, position, schemas, timestamp};
 use crate::changes::{Change, ChangeSource, Committed, ObjectChange, Position, SourceError};
+use crate::permissions::ClassLevelPermissions;
 use crate::schema::ClassSchema;
 use async_trait::async_trait;
 use futures_util::StreamExt;
@@ -83,7 +84,7 @@ async fn follow_once(shared: &Arc<Shared>, after: &mut Position, telling: Tellin
         reader.dropped.drain(..).for_each(|class| shared.collections.forget(&class));
         for committed in &changes {
             shared.recent.hear(&committed.change);
-            if let Change::Schema { class, schema } = &committed.change {
+            if let Change::Schema { class, schema, .. } = &committed.change {
                 shared.catalog.put(class, schema.clone(), committed.position);
                 if schema.is_some() && !shared.collections.is_ready(class) {
                     let (shared, class) = (shared.clone(), class.clone());
@@ -140,6 +141,10 @@ impl ChangeSource for Log {
             _ => SourceError::Unavailable(error.to_string()),
         })
     }
+
+    async fn newest(&self) -> Result<Position, SourceError> {
+        newest(&self.0).await.map_err(|error| SourceError::Unavailable(error.to_string()))
+    }
 }
 
 impl Log {
@@ -194,11 +199,13 @@ struct Reader {
     held: Vec<Arc<Committed>>,
     /// Collections that were dropped or renamed.
     dropped: Vec<ClassName>,
+    /// Where the next event of this time comes in the order of all events of that time.
+    next: (Position, u32),
 }
 
 impl Reader {
     fn new(shared: &Shared) -> Self {
-        Self { schemas: BTreeMap::clone(&shared.catalog.all()), held: Vec::new(), dropped: Vec::new() }
+        Self { schemas: BTreeMap::clone(&shared.catalog.all()), held: Vec::new(), dropped: Vec::new(), next: (0, 0) }
     }
 
     fn read(&mut self, batch: &RawBatch) -> Result<Told, Error> {
@@ -211,7 +218,8 @@ impl Reader {
             is_open = event.get("txnNumber").ok().flatten().is_some();
             let Ok(time) = event.get_timestamp("clusterTime").map(position) else { continue };
             until = until.max(time);
-            let committed = |change| Arc::new(Committed { position: time, change });
+            let ordinal = self.ordinal(time);
+            let committed = |change| Arc::new(Committed { position: time, ordinal, change });
             changes.extend(self.changes(event).into_iter().map(committed));
         }
         if is_open && batch.as_raw_document().as_bytes().len() > WHOLE_BYTES {
@@ -221,6 +229,15 @@ impl Reader {
             until = until.min(last.saturating_sub(1));
         }
         Ok(Told { changes, until })
+    }
+
+    /// Counts every event, also those that are not handed on, which may be others elsewhere.
+    fn ordinal(&mut self, time: Position) -> u32 {
+        if self.next.0 != time {
+            self.next = (time, 0);
+        }
+        self.next.1 += 1;
+        self.next.1 - 1
     }
 
     fn changes(&mut self, event: &RawDocument) -> Vec<Change> {
@@ -233,8 +250,8 @@ impl Reader {
         match name {
             schemas::COLLECTION if is_write => self.class(event, kind).into_iter().collect(),
             schemas::COLLECTION if is_end => {
-                let gone = |class| Change::Schema { class, schema: None };
-                std::mem::take(&mut self.schemas).into_keys().map(gone).collect()
+                let gone = |(class, before)| Change::Schema { class, before: Some(before), schema: None };
+                std::mem::take(&mut self.schemas).into_iter().map(gone).collect()
             }
             _ if name.starts_with("_Join:") || name == super::collections::OWN => Vec::new(),
             _ if is_write => self.object(event, kind, ClassName::from_trusted(name)).into_iter().collect(),
@@ -249,12 +266,18 @@ impl Reader {
 
     fn class(&mut self, event: &RawDocument, kind: &str) -> Option<Change> {
         let class = ClassName::from_trusted(event.get_document("documentKey").ok()?.get_str("_id").ok()?);
+        let image = |name: &str| {
+            let row = event.get_document(name).ok()?;
+            Some(Arc::new(schemas::decode(&Document::try_from(row).ok()?)?))
+        };
         let schema = match kind {
             "delete" => None,
-            _ => {
-                let row = event.get_document("fullDocument").ok()?;
-                Some(Arc::new(schemas::decode(&Document::try_from(row).ok()?)?))
-            }
+            _ => Some(image("fullDocument")?),
+        };
+        let before = match kind {
+            "insert" => None,
+            // A class that was we know not how permitted nothing: whoever compares finds that it has changed.
+            _ => Some(image("fullDocumentBeforeChange").unwrap_or_else(|| Arc::new(closed(&class)))),
         };
         if self.schemas.get(&class) == schema.as_ref() && schema.is_none() {
             return None;
@@ -263,7 +286,7 @@ impl Reader {
             Some(schema) => self.schemas.insert(class.clone(), schema.clone()),
             None => self.schemas.remove(&class),
         };
-        Some(Change::Schema { class, schema })
+        Some(Change::Schema { class, before, schema })
     }
 
     fn object(&self, event: &RawDocument, kind: &str, class: ClassName) -> Option<Change> {
@@ -304,6 +327,10 @@ pub(super) fn told(
     };
     let (before, after) = (before.map(public), after.map(public));
     Change::Object(ObjectChange { class: class.clone(), id: id.clone(), before, after })
+}
+
+fn closed(class: &ClassName) -> ClassSchema {
+    ClassSchema { permissions: ClassLevelPermissions::closed(), ..ClassSchema::new(class.clone()) }
 }
 
 fn is_only_held(event: &RawDocument) -> bool {

@@ -360,7 +360,9 @@ pub(super) fn sort(order: &[Order], schema: &ClassSchema) -> Sort {
             (_, Some(rest)) if rest.split('.').any(|part| part.bytes().all(|byte| byte.is_ascii_digit())) => {
                 return Sort::Client;
             }
-            (Column::Opaque | Column::Elsewhere, _) | (Column::Pointer(_) | Column::File, Some(_)) => return Sort::Client,
+            (Column::Opaque | Column::Elsewhere, _) | (Column::Pointer(_) | Column::File, Some(_)) => {
+                return Sort::Client;
+            }
             (Column::Array, _) | (Column::Object, Some(_)) => through_arrays += 1,
             (Column::Plain | Column::Pointer(_) | Column::File | Column::Object, _) => {}
         }

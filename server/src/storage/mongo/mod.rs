@@ -124,7 +124,7 @@ impl Shared {
     }
 
     fn cursor(&self, position: Position) -> Cursor {
-        Cursor { timeline: self.timeline.clone(), position }
+        Cursor::behind(self.timeline.clone(), position)
     }
 }
 

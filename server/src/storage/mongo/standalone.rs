@@ -32,7 +32,7 @@ impl Standalone {
         let mut told = Vec::new();
         for change in changes {
             *newest += 1;
-            told.push(Arc::new(Committed { position: *newest, change }));
+            told.push(Arc::new(Committed { position: *newest, ordinal: 0, change }));
         }
         if !told.is_empty() {
             tail.push(told);
@@ -54,5 +54,9 @@ impl ChangeSource for Recent {
             Read::Changes(changes) => Ok(changes),
             Read::Behind => Err(SourceError::Gone),
         }
+    }
+
+    async fn newest(&self) -> Result<Position, SourceError> {
+        Ok(self.0.tail.position())
     }
 }

@@ -138,7 +138,8 @@ async fn one_by_one(
             let outcome = attempt.write(write).await;
             for schema in attempt.changed_classes() {
                 add_indexes(shared, &schema, writes);
-                shared.tell([Change::Schema { class: schema.class.clone(), schema: Some(schema.clone()) }]);
+                let (class, before) = (schema.class.clone(), shared.catalog.get(&schema.class));
+                shared.tell([Change::Schema { class, before, schema: Some(schema.clone()) }]);
                 shared.catalog.put(&schema.class, Some(schema.clone()), shared.newest());
             }
             match outcome {

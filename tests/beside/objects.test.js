@@ -282,14 +282,3 @@ bothWays('the SDK reads what the SDK wrote at the other server', async (writer, 
     assert.deepEqual(seen, ['2026-01-02T03:04:05.678Z', 20, [1, 1], 0, 1, 3, true, false]);
   });
 });
-
-bothWays('the SDK has the file that the other server’s object names', async (writer, reader) => {
-  const className = fresh('Illustrated');
-  const { objectId } = await writer.create(className, { file: everyType.file });
-  const bob = await device('bob', reader);
-  await eventually(async () => {
-    const { file } = await bob.get(className, objectId);
-    assert.equal(file.name, 'picture.png');
-    assert.ok(file.url.startsWith(reader.url), file.url);
-  });
-});

@@ -1,7 +1,7 @@
 //! The contract of every store, on a replica set of one; and what only a store has that others write to.
 
 use super::{Mongo, MongoOptions, OpenError, schemas, testing};
-use crate::changes::{Change, ObjectChange, Position, Read};
+use crate::changes::{Change, Committed, ObjectChange, Position, Read};
 use crate::schema::FieldType;
 use crate::storage::contract::{
     Stores, create, delete, done, find, fresh_class, get, select, storage_contract, update, update_at,
@@ -383,7 +383,7 @@ async fn a_dropped_database_is_no_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_transaction_is_heard_whole() {
-    let Some((store, _, _)) = two_nodes().await else { return };
+    let Some((store, other, _)) = two_nodes().await else { return };
     let class = fresh_class("Bulk");
     done(&*store, create(&class, "first", r#"{"text":""}"#)).await;
     let after = store.snapshot().await.unwrap().cursor().position;
@@ -394,7 +394,14 @@ async fn a_large_transaction_is_heard_whole() {
     let log = store.change_source().read_after(after, 1).await.unwrap();
     assert_eq!(log.len(), 30, "positions are read whole");
     assert!(log.iter().all(|change| change.position == written[0].cursor.position));
-    assert_eq!(heard(&store, &class, after, 30).await.len(), 30);
+    // Whoever reads it, and when: a client may go on from within it at another node.
+    let points = |changes: &[Arc<Committed>]| changes.iter().map(|change| change.point()).collect::<Vec<_>>();
+    assert!(points(&log).is_sorted_by(|one, next| one < next));
+    for node in [&store, &other] {
+        assert_eq!(heard(node, &class, after, 30).await.len(), 30);
+        let Read::Changes(tail) = node.tail().read_after(after, 30) else { panic!("behind") };
+        assert_eq!(points(&tail), points(&log));
+    }
 }
 
 #[tokio::test]

@@ -44,7 +44,6 @@ use mongodb::bson::Timestamp;
 use mongodb::{Client, Collection, Database};
 use standalone::Standalone;
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tidings_protocol::Object;
 use tokio::runtime::Handle;
@@ -92,8 +91,6 @@ struct Shared {
     timeline: CompactString,
     /// Where the database tells nothing of what happens in it.
     standalone: Option<Standalone>,
-    /// The newest point in time that this process has written or heard of.
-    newest: AtomicU64,
     /// One permit for each commit that may be under way; closed with the store.
     commits: Arc<Semaphore>,
     runtime: Handle,
@@ -102,15 +99,6 @@ struct Shared {
 impl Shared {
     fn objects<T: Send + Sync>(&self, class: &str) -> Collection<T> {
         self.db.collection(class)
-    }
-
-    /// Notes that something happened at this time.
-    fn heard(&self, at: Position) {
-        self.newest.fetch_max(at, Ordering::AcqRel);
-    }
-
-    fn newest(&self) -> Position {
-        self.newest.load(Ordering::Acquire).max(self.tail.position())
     }
 
     /// Tells what was just written, where nobody else does.

@@ -134,7 +134,7 @@ async fn one_by_one(
             for schema in attempt.changed_classes() {
                 add_indexes(shared, &schema, writes);
                 shared.tell([Change::Schema { class: schema.class.clone(), schema: Some(schema.clone()) }]);
-                shared.catalog.put(&schema.class, Some(schema.clone()), shared.newest());
+                shared.catalog.put(&schema.class, Some(schema.clone()), shared.tail.newest());
             }
             match outcome {
                 Ok(images) => break images,

@@ -182,6 +182,10 @@ impl Storage for Mongo {
         self.run(vec![lane], |shared| edits::edit(shared, edit))
     }
 
+    fn has_memory(&self) -> bool {
+        false
+    }
+
     fn check_size(&self, object: &Object) -> Result<(), tidings_protocol::Error> {
         // A stored value takes less than twice what it takes in memory: only large objects are worth encoding.
         let limit = self.shared.options.object_bytes;

@@ -15,6 +15,8 @@ pub struct ChangeTail {
     max_bytes: usize,
     /// Position of the newest change.
     published: AtomicU64,
+    /// Position of the newest change that somebody was answered; it may still be on its way here.
+    answered: AtomicU64,
     /// Called after each push; must not block.
     wake: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
@@ -68,7 +70,8 @@ impl ChangeTail {
             behind_since: None,
             has_follower: false,
         };
-        Self { recent: Mutex::new(recent), max_bytes, published: AtomicU64::new(position), wake: OnceLock::new() }
+        let (published, answered) = (AtomicU64::new(position), AtomicU64::new(position));
+        Self { recent: Mutex::new(recent), max_bytes, published, answered, wake: OnceLock::new() }
     }
 
     /// Registers the follower's wake-up call. Only the first one counts.
@@ -114,9 +117,19 @@ impl ChangeTail {
         }
     }
 
+    /// A change at this position was answered, and is still to be pushed.
+    pub fn answered(&self, position: Position) {
+        self.answered.fetch_max(position, Ordering::AcqRel);
+    }
+
     /// Position of the newest change.
     pub fn position(&self) -> Position {
         self.published.load(Ordering::Acquire)
+    }
+
+    /// Position of the newest change that anybody can know of: here, or on its way here.
+    pub fn newest(&self) -> Position {
+        self.position().max(self.answered.load(Ordering::Acquire))
     }
 
     /// About `max` changes after `position`: whole positions only.
@@ -201,7 +214,11 @@ mod tests {
         tail.push([change(20), change(20)]);
         assert_eq!(positions(tail.read_after(13, 1)), [14]);
         assert_eq!(positions(tail.read_after(14, 1)), [20, 20]);
+        tail.answered(25);
+        tail.answered(22);
+        assert_eq!((tail.position(), tail.newest()), (20, 25));
         tail.lose_until(30);
+        assert_eq!(tail.newest(), 30);
         assert!(matches!(tail.read_after(20, 9), Read::Behind));
         assert!(positions(tail.read_after(30, 9)).is_empty());
     }

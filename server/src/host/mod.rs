@@ -79,6 +79,9 @@ impl Host for ObjectsHost {
     }
 
     fn get_from_memory(&self, call: &Call<'_>, class: &ClassName, id: &ObjectId) -> Option<Result<Option<Object>>> {
+        if !self.objects.have_memory() {
+            return None;
+        }
         let (auth, query) = (auth(call), Query::all(class.clone()));
         let get = std::pin::pin!(self.objects.get(&auth, &query, id));
         // A store that can answer at once does so on the first poll.

@@ -209,7 +209,7 @@ impl Follower {
         let mut patience = IDLE;
         while let Some(commands) = self.inbox.take(patience) {
             self.commands = commands.into_iter();
-            let head = self.tail.position();
+            let head = self.tail.newest();
             while let Some(command) = self.commands.next() {
                 let now = self.now();
                 self.engine.handle(command, head, now);

@@ -124,6 +124,11 @@ impl Objects {
         View::plain(auth, self.0.storage.schemas(), class)
     }
 
+    /// Whether a read may be answered on its first poll.
+    pub fn have_memory(&self) -> bool {
+        self.0.storage.has_memory()
+    }
+
     /// Commits one write, after delivery has caught up where it lags too far.
     async fn commit(&self, writes: Vec<Write>) -> Answer<Result<Vec<Written>, WriteError>> {
         self.wait_for_delivery().await;

@@ -61,6 +61,10 @@ pub trait Storage: Send + Sync + 'static {
     /// Creates, changes or deletes a class, in order with all commits that bring columns to it.
     fn edit_schema(&self, edit: SchemaEdit) -> Answer<Result<Option<Arc<ClassSchema>>, WriteError>>;
 
+    /// Whether reads may be answered on the first poll, from memory. Where they never are, nobody should ask in passing:
+    /// a question that is dropped has been asked all the same.
+    fn has_memory(&self) -> bool;
+
     /// Whether an object is small enough: for who wants to know before the commit, which checks it again.
     ///
     /// # Errors

@@ -156,7 +156,7 @@ impl Engine {
         self.sending.staged >= self.sending.delivery.settings.global_mark / 4
     }
 
-    /// Does what a connection asks. `head` is the position of the newest published change.
+    /// Does what a connection asks. `head` is the position of the newest change that anybody knows of.
     pub(super) fn handle(&mut self, command: Command, head: Position, now: Millis) {
         match command {
             Command::Connect { connection, outbox } => self.connect(connection, outbox),

@@ -246,6 +246,10 @@ impl Storage for Embedded {
         self.request(|answer| Request::Edit { edit, answer })
     }
 
+    fn has_memory(&self) -> bool {
+        true
+    }
+
     fn check_size(&self, object: &Object) -> Result<(), Error> {
         group::check_size(object, self.shared.options.object_bytes)
     }

@@ -71,7 +71,7 @@ async fn alone(shared: &Shared, write: &Write) -> Result<Option<Written>, WriteE
             let deleted = delete(shared, write, &schema).await?;
             // A guard may be what kept it.
             let is_gone = write.guard == Guard::default();
-            Ok(deleted.or_else(|| is_gone.then(|| nothing(shared.cursor(shared.newest())))))
+            Ok(deleted.or_else(|| is_gone.then(|| nothing(shared.cursor(shared.tail.newest())))))
         }
     }
 }
@@ -191,7 +191,7 @@ pub(super) fn written(shared: &Shared, session: &ClientSession, write: &Write, (
 
 /// When the session's last write was made.
 pub(super) fn written_at(shared: &Shared, session: &ClientSession) -> Cursor {
-    let at = session.operation_time().map_or_else(|| shared.newest(), position);
-    shared.heard(at);
+    let at = session.operation_time().map_or_else(|| shared.tail.newest(), position);
+    shared.tail.answered(at);
     shared.cursor(at)
 }

@@ -93,8 +93,7 @@ async fn follow_once(shared: &Arc<Shared>, after: &mut Position, telling: Tellin
             }
         }
         *after = (*after).max(until);
-        if let Some(last) = changes.last() {
-            shared.heard(last.position);
+        if !changes.is_empty() {
             shared.tail.push(changes);
             if telling == Telling::Small && reader.held.is_empty() {
                 return Ok(());
@@ -123,7 +122,7 @@ async fn open(shared: &Shared, after: Position, wait: Duration, telling: Telling
 
 async fn newest(shared: &Shared) -> Result<Position, Error> {
     let answer = shared.db.run_command(doc! { "ping": 1 }).await?;
-    Ok(answer.get_timestamp("operationTime").map_or_else(|_| shared.newest(), position))
+    Ok(answer.get_timestamp("operationTime").map_or_else(|_| shared.tail.newest(), position))
 }
 
 /// All that the database still has of its history: as much as its oplog holds.

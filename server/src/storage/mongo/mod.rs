@@ -46,7 +46,6 @@ use mongodb::{Client, Collection, Database};
 use recent::Recent;
 use standalone::Standalone;
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tidings_protocol::{ClassName, Object, ObjectId};
 use tokio::runtime::Handle;
@@ -95,8 +94,6 @@ struct Shared {
     timeline: CompactString,
     /// Where the database tells nothing of what happens in it.
     standalone: Option<Standalone>,
-    /// The newest point in time that this process has written or heard of.
-    newest: AtomicU64,
     /// One permit for each commit that may be under way; closed with the store.
     commits: Arc<Semaphore>,
     runtime: Handle,
@@ -105,15 +102,6 @@ struct Shared {
 impl Shared {
     fn objects<T: Send + Sync>(&self, class: &str) -> Collection<T> {
         self.db.collection(class)
-    }
-
-    /// Notes that something happened at this time.
-    fn heard(&self, at: Position) {
-        self.newest.fetch_max(at, Ordering::AcqRel);
-    }
-
-    fn newest(&self) -> Position {
-        self.newest.load(Ordering::Acquire).max(self.tail.position())
     }
 
     /// Tells what was just written, where nobody else does.
@@ -208,6 +196,10 @@ impl Storage for Mongo {
         };
         let lane = Lane::Class(class.clone());
         self.run(vec![lane], |shared| edits::edit(shared, edit))
+    }
+
+    fn has_memory(&self) -> bool {
+        false
     }
 
     fn check_size(&self, object: &Object) -> Result<(), tidings_protocol::Error> {

@@ -14,7 +14,6 @@ use mongodb::options::{Acknowledgment, ClientOptions, WriteConcern};
 use mongodb::{Client, Database};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tidings_protocol::ClassName;
@@ -89,7 +88,6 @@ impl Mongo {
             lanes: Arc::new(Lanes::default()),
             timeline,
             standalone,
-            newest: AtomicU64::new(start),
             commits: Arc::new(Semaphore::new(options.waiting_commits as usize)),
             runtime: Handle::current(),
             options,

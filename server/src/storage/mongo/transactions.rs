@@ -140,7 +140,7 @@ async fn one_by_one(
                 add_indexes(shared, &schema, writes);
                 let (class, before) = (schema.class.clone(), shared.catalog.get(&schema.class));
                 shared.tell([Change::Schema { class, before, schema: Some(schema.clone()) }]);
-                shared.catalog.put(&schema.class, Some(schema.clone()), shared.newest());
+                shared.catalog.put(&schema.class, Some(schema.clone()), shared.tail.newest());
             }
             match outcome {
                 Ok(images) => break images,

@@ -45,7 +45,7 @@ impl View {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         // Where nothing can be read as of a moment, it is at least this one that is read.
         let at = match shared.standalone {
-            Some(_) => OnceLock::from(shared.newest()),
+            Some(_) => OnceLock::from(shared.tail.newest()),
             None => OnceLock::new(),
         };
         Self { shared, at, first: tokio::sync::Mutex::new(()) }
@@ -100,7 +100,7 @@ impl View {
 #[async_trait]
 impl Snapshot for View {
     fn cursor(&self) -> Cursor {
-        self.shared.cursor(*self.at.get_or_init(|| self.shared.newest()))
+        self.shared.cursor(*self.at.get_or_init(|| self.shared.tail.newest()))
     }
 
     async fn get(&self, class: &ClassName, id: &ObjectId) -> Result<Option<Arc<Object>>, Unavailable> {

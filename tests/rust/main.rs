@@ -15,5 +15,6 @@ mod malformed;
 mod permissions;
 mod queries;
 mod rest;
+mod standalone;
 mod transport;
 mod users;

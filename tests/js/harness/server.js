@@ -10,6 +10,7 @@ import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { after, afterEach } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import { databaseUrl, dropDatabase } from './database.js';
 import { User } from './user.js';
 
 const repository = fileURLToPath(new URL('../../..', import.meta.url));
@@ -43,6 +44,7 @@ class Server {
 
   constructor(dataDir) {
     this.dataDir = dataDir;
+    this.databaseUrl = databaseUrl(path.basename(dataDir));
   }
 
   async start() {
@@ -54,7 +56,7 @@ class Server {
       '--javascript-key', keys.javascriptKey,
       '--master-key', keys.masterKey,
       '--cloud-code', path.join(repository, 'cloud-code'),
-    ], { cwd: this.dataDir, env: environment(), stdio: ['ignore', 'pipe', 'pipe'] });
+    ], { cwd: this.dataDir, env: environment(this.databaseUrl), stdio: ['ignore', 'pipe', 'pipe'] });
     this.#process = child;
     createInterface({ input: child.stderr }).on('line', line => this.#remember(line));
 
@@ -114,6 +116,7 @@ class Server {
     } finally {
       this.#process?.kill('SIGKILL');
       await rm(this.dataDir, { recursive: true, force: true });
+      if (this.databaseUrl) await dropDatabase(this.databaseUrl);
     }
   }
 
@@ -152,7 +155,8 @@ function binary() {
   return found;
 }
 
-/** Our own settings come as flags; none may slip in from the shell. */
-function environment() {
-  return Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('TIDINGS_')));
+/** Our own settings come as flags, and the place of the objects as a variable; none may slip in from the shell. */
+function environment(databaseUrl) {
+  const others = Object.entries(process.env).filter(([name]) => !name.startsWith('TIDINGS_'));
+  return { ...Object.fromEntries(others), ...(databaseUrl && { TIDINGS_DATABASE_URL: databaseUrl }) };
 }

@@ -2,7 +2,7 @@
 //!
 //! `TIDINGS_FAULT_ROUNDS` asks for more rounds than the 20 of the suite.
 
-use crate::harness::{Client, Launch, Value, alone, id_of, json, pointer};
+use crate::harness::{Client, Launch, Value, alone, id_of, json, on_mongodb, pointer};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -200,7 +200,8 @@ async fn what_was_acknowledged_survives_kill_9() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_increment_is_lost() {
-    const INCREMENTS: u64 = 1_000;
+    // On MongoDB each waits for a journal's write of its own.
+    let increments = if on_mongodb() { 50 } else { 1_000 };
     alone();
     let mut server = Launch::plain().start();
     let id = server.nobody().create("Counter", json!({"n": 0})).await;
@@ -211,7 +212,7 @@ async fn no_increment_is_lost() {
             // A client each, so each has a connection of its own and keeps it.
             let (client, id, sum) = (server.nobody(), id.clone(), sum.clone());
             tokio::spawn(async move {
-                for _ in 0..INCREMENTS {
+                for _ in 0..increments {
                     let answer = client.update("Counter", &id, json!({"n": {"__op": "Increment", "amount": 1}})).await;
                     sum.fetch_add(answer["n"].as_u64().unwrap(), Ordering::Relaxed);
                 }
@@ -222,7 +223,7 @@ async fn no_increment_is_lost() {
         client.await.unwrap();
     }
     let took = begin.elapsed();
-    let total = WRITERS as u64 * INCREMENTS;
+    let total = WRITERS as u64 * increments;
     assert_eq!(server.nobody().fetch("Counter", &id).await["n"], total);
     assert_eq!(sum.load(Ordering::Relaxed), total * (total + 1) / 2, "each client was told a number of its own");
     println!("{total} increments in {took:?}: {:.0} a second", total as f64 / took.as_secs_f64());

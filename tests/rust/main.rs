@@ -16,5 +16,6 @@ mod permissions;
 mod queries;
 mod rest;
 mod resume;
+mod standalone;
 mod transport;
 mod users;

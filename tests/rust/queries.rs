@@ -1,6 +1,6 @@
 //! What an index finds is what a scan finds: the same question asked in two ways, of values that are easily confused.
 
-use crate::harness::{Client, PATIENCE, Server, Value, date, fresh, json, pointer};
+use crate::harness::{Client, PATIENCE, Server, Value, date, fresh, json, on_mongodb, pointer};
 use std::time::Instant;
 
 /// The values of each column, those next to each other hard to tell apart in an index.
@@ -162,8 +162,13 @@ async fn indexes_find_what_scans_find() {
     let mut filters = Vec::new();
     for (name, values) in columns() {
         let filter = json!({name: {"$eq": values[1]}});
-        assert_eq!(plan(&master, &class, &by_scan(&filter), "").await["index"], json!([]), "{name} is to be scanned");
-        if name != "list" && name != "object" {
+        // Which index MongoDB takes is its own affair: there only the answers count.
+        let is_planned_by_us = !on_mongodb();
+        if is_planned_by_us {
+            let plan = plan(&master, &class, &by_scan(&filter), "").await;
+            assert_eq!(plan["index"], json!([]), "{name} is to be scanned");
+        }
+        if is_planned_by_us && name != "list" && name != "object" {
             until_planned(&master, &class, &filter, "", |plan| plan["index"] != json!([])).await;
         }
         for (at, value) in values.iter().enumerate() {
@@ -222,7 +227,9 @@ async fn indexes_put_into_the_order_that_sorting_puts_into() {
             (name.to_owned(), json!({"flag": {"$in": [true, false]}, name: {"$gte": least}})),
             (format!("-{name}"), json!({"flag": {"$in": [true, false]}, name: {"$gt": least}})),
         ] {
-            until_planned(&master, &class, &filter, &order, |plan| plan["orderedByIndex"] == true).await;
+            if !on_mongodb() {
+                until_planned(&master, &class, &filter, &order, |plan| plan["orderedByIndex"] == true).await;
+            }
             let read = ask(&master, &class, &filter, &order).await.unwrap();
             let sorted = ask(&master, &class, &by_scan(&filter), &order).await.unwrap();
             assert!(sorted.len() > 15, "{filter} by {order} has only {} rows", sorted.len());

@@ -10,6 +10,7 @@ import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { after, afterEach } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import { databaseUrl, dropDatabase } from './database.js';
 import { User } from './user.js';
 
 const repository = fileURLToPath(new URL('../../..', import.meta.url));
@@ -46,6 +47,7 @@ class Server {
   constructor(dataDir, settings) {
     this.dataDir = dataDir;
     this.#settings = settings;
+    this.databaseUrl = databaseUrl(path.basename(dataDir));
   }
 
   async start() {
@@ -61,7 +63,7 @@ class Server {
     const given = Object.entries(settings).filter(([, value]) => value !== undefined);
     const flags = given.flatMap(([name, value]) => [`--${name}`, String(value)]);
     const child = spawn(binary(), ['serve', ...flags], {
-      cwd: this.dataDir, env: environment(), stdio: ['ignore', 'pipe', 'pipe'],
+      cwd: this.dataDir, env: environment(this.databaseUrl), stdio: ['ignore', 'pipe', 'pipe'],
     });
     this.#process = child;
     createInterface({ input: child.stderr }).on('line', line => this.#remember(line));
@@ -122,6 +124,7 @@ class Server {
     } finally {
       this.#process?.kill('SIGKILL');
       await rm(this.dataDir, { recursive: true, force: true });
+      if (this.databaseUrl) await dropDatabase(this.databaseUrl);
     }
   }
 
@@ -160,7 +163,8 @@ function binary() {
   return found;
 }
 
-/** Our own settings come as flags; none may slip in from the shell. */
-function environment() {
-  return Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('TIDINGS_')));
+/** Our own settings come as flags, and the place of the objects as a variable; none may slip in from the shell. */
+function environment(databaseUrl) {
+  const others = Object.entries(process.env).filter(([name]) => !name.startsWith('TIDINGS_'));
+  return { ...Object.fromEntries(others), ...(databaseUrl && { TIDINGS_DATABASE_URL: databaseUrl }) };
 }

@@ -1,5 +1,6 @@
 //! How a server process is started: arguments, environment, files beside it.
 
+use super::database::Database;
 use super::server::Server;
 use super::turn;
 use std::ffi::OsString;
@@ -12,6 +13,8 @@ use tempfile::TempDir;
 #[derive(Clone)]
 pub(crate) struct Launch {
     folder: Arc<TempDir>,
+    /// Where objects are kept, if not in the folder.
+    database: Option<Arc<Database>>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
 }
@@ -28,7 +31,9 @@ impl Launch {
     /// `tidings` and nothing else; its working directory is an empty folder.
     pub(crate) fn bare() -> Self {
         let folder = tempfile::Builder::new().prefix("tidings-test-").tempdir().unwrap();
-        Self { folder: Arc::new(folder), arguments: Vec::new(), environment: Vec::new() }
+        let name = folder.path().file_name().unwrap().to_string_lossy();
+        let database = Database::named(&name.replace('.', "_")).map(Arc::new);
+        Self { folder: Arc::new(folder), database, arguments: Vec::new(), environment: Vec::new() }
     }
 
     /// `serve` on a free port with known keys, and without cloud code.
@@ -108,6 +113,7 @@ impl Launch {
         for (name, _) in std::env::vars_os().filter(|(name, _)| is_setting(name)) {
             command.env_remove(name);
         }
+        command.envs(self.database.iter().map(|database| ("TIDINGS_DATABASE_URL", &database.url)));
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }

@@ -4,6 +4,7 @@
 //! names, so silence is proved by a later write that must arrive next.
 
 mod client;
+mod database;
 mod launch;
 mod live;
 mod raw;
@@ -11,6 +12,7 @@ mod server;
 mod turn;
 
 pub(crate) use client::{Answer, Client, query_string};
+pub(crate) use database::on_mongodb;
 pub(crate) use launch::{Launch, refused};
 pub(crate) use live::{Live, cursor_of};
 pub(crate) use raw::{Raw, status_of};

@@ -1,0 +1,45 @@
+//! Where the servers under test keep their objects: in their folder, or in a MongoDB that `TIDINGS_TEST_DATABASE_URL`
+//! names, each in a database of its own.
+
+use mongodb::bson::doc;
+
+const URL: &str = "TIDINGS_TEST_DATABASE_URL";
+
+/// Whether servers are started on MongoDB, for what only one of the stores promises or does quickly.
+pub(crate) fn on_mongodb() -> bool {
+    std::env::var_os(URL).is_some()
+}
+
+/// A database for one folder's servers; dropped with it.
+pub(super) struct Database {
+    pub(super) url: String,
+    name: String,
+}
+
+impl Database {
+    /// `None` where servers keep their objects in their folder.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        let url = std::env::var(URL).ok()?;
+        let (server, options) = url.split_once('?').unwrap_or((&url, ""));
+        let url = format!("{}/{name}?{options}", server.trim_end_matches('/'));
+        Some(Self { url, name: name.to_owned() })
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let (url, name) = (self.url.clone(), self.name.clone());
+        // A runtime of its own, as the test's cannot be waited for here.
+        let dropping = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let client = mongodb::Client::with_uri_str(url).await.map_err(std::io::Error::other)?;
+                let dropped = client.database(&name).run_command(doc! { "dropDatabase": 1 }).await;
+                dropped.map(drop).map_err(std::io::Error::other)
+            })
+        });
+        if let Ok(Err(error)) = dropping.join() {
+            eprintln!("the database {} was not dropped: {error}", self.name);
+        }
+    }
+}

@@ -182,8 +182,7 @@ async fn main() -> Result<()> {
 }
 
 async fn hear(database: &Database) -> Result<JoinHandle<()>> {
-    let stream =
-        doc! { "$changeStream": { "fullDocument": "whenAvailable", "fullDocumentBeforeChange": "whenAvailable" } };
+    let stream = doc! { "$changeStream": { "fullDocument": "whenAvailable", "fullDocumentBeforeChange": "whenAvailable" } };
     let mut stream = database.aggregate([stream]).max_await_time(Duration::from_millis(500)).batch().await?;
     Ok(tokio::spawn(async move {
         while let Some(Ok(batch)) = stream.next().await {

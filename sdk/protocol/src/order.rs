@@ -206,7 +206,7 @@ fn write_sort_component(object: &Object, path: &str, descending: bool, out: &mut
         // Columns of other types have no inside, whatever they are stored as.
         (Some(_), Some(_)) => best.consider(NULL_KEY),
         (Some(value @ Value::Object(_)), None) => best.consider(&inside_key(value)),
-        (Some(value), None) => best.consider(&key(value)),
+        (Some(value), None) => return write_key(value, out),
     }
     out.extend_from_slice(best.key.as_deref().unwrap_or(NULL_KEY));
 }

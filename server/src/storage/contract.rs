@@ -57,6 +57,7 @@ macro_rules! storage_contract {
             a_removed_field_loses_its_values
             without_an_order_objects_come_as_they_were_created
             equal_objects_come_by_id
+            reads_at_the_same_time_each_find_their_own
             pages_follow_each_other
             readers_see_what_they_may
             counting_agrees_with_finding
@@ -748,6 +749,39 @@ pub async fn equal_objects_come_by_id(stores: &dyn Stores) {
             assert_eq!(found(&*store, &page).await, expected.join(" "), "{filter} {order} {limit}");
         }
     }
+}
+
+pub async fn reads_at_the_same_time_each_find_their_own(stores: &dyn Stores) {
+    const READERS: usize = 300;
+    let store = stores.open().await;
+    let class = fresh_class("Crowd");
+    let id = |n: usize| format!("o{n}");
+    done(&*store, create(&class, "first", "{}")).await;
+    let mut readers = Vec::new();
+    for n in 0..READERS {
+        let (store, class) = (store.clone(), class.clone());
+        readers.push(tokio::spawn(async move {
+            match n % 3 {
+                // What was answered is seen, whoever reads meanwhile.
+                0 => {
+                    done(&*store, create(&class, &id(n), &format!(r#"{{"n":{n}}}"#))).await;
+                    let found = get(&*store, &class, &id(n)).await.unwrap();
+                    assert_eq!(found.field("n").as_deref(), Some(&Value::from(n as f64)));
+                }
+                1 => assert_eq!(get(&*store, &class, "none").await, None),
+                _ => assert_eq!(get(&*store, &class, "first").await.unwrap().id.as_str(), "first"),
+            }
+        }));
+    }
+    // Who goes away takes nobody along.
+    for gone in readers.iter().skip(1).step_by(6) {
+        gone.abort();
+    }
+    for (n, reader) in readers.into_iter().enumerate() {
+        let ended = reader.await;
+        assert!(ended.is_ok() || n % 6 == 1, "{n}: {ended:?}");
+    }
+    assert!(get(&*store, &class, "first").await.is_some());
 }
 
 pub async fn pages_follow_each_other(stores: &dyn Stores) {

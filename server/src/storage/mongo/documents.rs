@@ -187,7 +187,7 @@ pub(super) fn decode(document: &RawDocument, schema: Option<&ClassSchema>) -> Re
     let mut object = Object::default();
     let mut fields: Vec<(CompactString, Value)> = Vec::with_capacity(12);
     let (mut readers, mut writers, mut legacy) = (None, None, None);
-    let mut pointers = Vec::new();
+    let (mut pointers, mut has_nulls) = (Vec::new(), false);
     for element in document.iter() {
         let (name, value) = element.map_err(|_| Malformed("a document cannot be read"))?;
         match (name.as_str(), value) {
@@ -209,13 +209,14 @@ pub(super) fn decode(document: &RawDocument, schema: Option<&ClassSchema>) -> Re
                 }
                 None => {
                     let column = schema.and_then(|schema| schema.fields.get(name));
+                    has_nulls |= value == RawBsonRef::Null;
                     fields.push((name.into(), column_value(value, column)));
                 }
             },
         }
     }
     // A null from before the column was a pointer's may stand beside the pointer.
-    for at in pointers {
+    for at in pointers.into_iter().filter(|_| has_nulls) {
         let name = fields[at].0.clone();
         let mut index = 0;
         fields.retain(|(known, _)| {

@@ -25,6 +25,11 @@ const INDEX_NOT_FOUND: i32 = 27;
 /// The server no longer has the state, or cannot give it while collections or indexes are being made.
 const SNAPSHOT_UNAVAILABLE: [i32; 2] = [246, 239];
 
+/// A server that is not the primary any more, shuts down, or cannot be reached: what the
+/// [specification of retryable reads](https://github.com/mongodb/specifications/blob/master/source/retryable-reads/retryable-reads.md)
+/// lists.
+const GONE_AWAY: [i32; 13] = [6, 7, 89, 91, 134, 189, 262, 9_001, 10_107, 11_600, 11_602, 13_435, 13_436];
+
 pub(super) fn unavailable(error: Error) -> Unavailable {
     Unavailable(format!("MongoDB: {error}"))
 }
@@ -81,6 +86,12 @@ pub(super) fn is_transient(error: &Error) -> bool {
 
 pub(super) fn is_snapshot_unavailable(error: &Error) -> bool {
     code(error).is_some_and(|code| SNAPSHOT_UNAVAILABLE.contains(&code))
+}
+
+/// Whether a read may well succeed when it is tried again, at another server.
+pub(super) fn has_gone_away(error: &Error) -> bool {
+    let is_lost = matches!(&*error.kind, ErrorKind::Io(_) | ErrorKind::ConnectionPoolCleared { .. });
+    is_lost || code(error).is_some_and(|code| GONE_AWAY.contains(&code))
 }
 
 pub(super) fn already_exists(error: &Error) -> bool {

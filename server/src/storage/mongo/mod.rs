@@ -2,7 +2,7 @@
 //!
 //! **Writing.** A commit waits in its `lanes`, then `commit` makes it: one command where MongoDB's operators do what ours
 //! do (`updates`), else a transaction in which our own code decides. **Reading.** A `view` is one cluster time; `reads` asks for
-//! as much as MongoDB can say (`filters`) and looks at the rest itself. **Hearing.** `feed` follows the database's
+//! as much as MongoDB can say (`filters`) and looks at the rest itself; single objects are read together (`gathering`). **Hearing.** `feed` follows the database's
 //! change stream, so that the writes of other processes are heard like our own; a database without a replica set has
 //! none, nor transactions, and `standalone` is what is left of the contract there. **In the database.** `documents` knows
 //! the form of objects, `schemas` that of classes, `collections` prepares their collections and indexes; `catalog` holds
@@ -16,6 +16,7 @@ mod edits;
 mod errors;
 mod feed;
 mod filters;
+mod gathering;
 mod lanes;
 mod open;
 mod reads;
@@ -40,6 +41,7 @@ use async_trait::async_trait;
 use catalog::Catalog;
 use collections::Collections;
 use compact_str::CompactString;
+use gathering::Gathering;
 use lanes::{Lane, Lanes};
 use mongodb::bson::Timestamp;
 use mongodb::{Client, Collection, Database};
@@ -89,6 +91,7 @@ struct Shared {
     catalog: Catalog,
     collections: Collections,
     recent: Recent,
+    gathering: Gathering,
     lanes: Arc<Lanes>,
     tail: Arc<ChangeTail>,
     timeline: CompactString,

@@ -2,6 +2,7 @@
 
 use super::catalog::Catalog;
 use super::collections::{Collections, OWN};
+use super::gathering::Gathering;
 use super::lanes::Lanes;
 use super::recent::Recent;
 use super::standalone::{self, Standalone};
@@ -85,6 +86,7 @@ impl Mongo {
             catalog: Catalog::new(classes),
             collections,
             recent: Recent::default(),
+            gathering: Gathering::default(),
             lanes: Arc::new(Lanes::default()),
             timeline,
             standalone,

@@ -1,12 +1,13 @@
 //! How a selection is read: what the database is asked for, and what is done with its answer.
 
 use super::filters::{self, Filter, Sort, permitted};
-use super::{Shared, documents};
+use super::{Shared, documents, position, timestamp};
+use crate::changes::Position;
 use crate::schema::ClassSchema;
 use crate::storage::{Selection, Unavailable};
 use futures_util::TryStreamExt;
-use mongodb::ClientSession;
-use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
+use mongodb::bson::raw::cstr;
+use mongodb::bson::{Document, RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, doc, rawdoc};
 use mongodb::error::Error;
 use std::sync::Arc;
 use tidings_protocol::matches::Matcher;
@@ -16,6 +17,9 @@ use tidings_protocol::{ClassName, Object, ObjectId};
 
 /// Pages up to here are read in the order of an index, and equal objects put right afterwards.
 const SETTLED_PAGE: u64 = 1_000;
+
+/// How many documents an answer may hold.
+const LARGEST_BATCH: i64 = 10_000;
 
 /// How many objects are gathered, beyond the page, before the worst are thrown away.
 const SORTED_AT_ONCE: usize = 10_000;
@@ -27,23 +31,25 @@ pub(super) struct Plan<'a> {
     pub(super) filter: Filter,
     order: Vec<Order>,
     pub(super) sort: Sort,
-    matcher: Matcher,
+    /// Decides about what the filter lets through, where that may be too much.
+    matcher: Option<Matcher>,
 }
 
 /// One question to the database.
-#[derive(Default)]
-struct Question {
-    filter: Document,
-    sort: Option<Document>,
+struct Question<'a> {
+    filter: &'a RawDocument,
+    sort: Option<&'a Document>,
     skip: u64,
     /// 0 is no limit.
     limit: u64,
 }
 
-/// A session that reads one class.
+/// Asks questions about one moment. Commands are sent as they are written here, and answers read where they were received:
+/// the driver's own `find` copies filters, options and documents several times each.
 pub(super) struct Reader<'a> {
-    pub(super) shared: &'a Shared,
-    pub(super) session: &'a mut ClientSession,
+    shared: &'a Shared,
+    /// Which moment that is; the first answer says it, unless it was chosen.
+    pub(super) at: Option<Position>,
 }
 
 impl<'a> Plan<'a> {
@@ -52,14 +58,12 @@ impl<'a> Plan<'a> {
     pub(super) fn new(shared: &Shared, selection: &'a Selection) -> Result<Self, Unavailable> {
         let schema = shared.catalog.get_or_empty(&selection.class);
         let order = if selection.order.is_empty() { filters::natural() } else { selection.order.clone() };
-        Ok(Self {
-            filter: Filter::of(&selection.predicate, &schema).and(permitted("_rperm", &selection.reader)),
-            sort: filters::sort(&order, &schema),
-            matcher: Matcher::new(&selection.predicate).map_err(|error| Unavailable(error.message.into_owned()))?,
-            order,
-            schema,
-            selection,
-        })
+        let filter = Filter::of(&selection.predicate, &schema).and(permitted("_rperm", &selection.reader));
+        let matcher = match filter.exact {
+            true => None,
+            false => Some(Matcher::new(&selection.predicate).map_err(|error| Unavailable(error.message.into_owned()))?),
+        };
+        Ok(Self { filter, sort: filters::sort(&order, &schema), matcher, order, schema, selection })
     }
 
     /// How many objects the end of the page needs, if it is worth while to read them without the tie-break: an index has
@@ -68,6 +72,10 @@ impl<'a> Plan<'a> {
         let need = self.selection.skip.checked_add(self.selection.limit).filter(|need| *need <= SETTLED_PAGE)?;
         let is_dated = |order: &Order| matches!(order.path.as_str(), "createdAt" | "updatedAt");
         (self.filter.exact && self.order.iter().any(is_dated)).then_some(need)
+    }
+
+    fn matches(&self, object: &Object) -> bool {
+        self.matcher.as_ref().is_none_or(|matcher| matcher.matches(object))
     }
 
     /// The command of the first question, to be explained.
@@ -85,79 +93,92 @@ impl<'a> Plan<'a> {
     }
 }
 
-impl Reader<'_> {
-    pub(super) async fn get(&mut self, class: &ClassName, id: &ObjectId) -> Result<Option<Arc<Object>>, Error> {
+impl<'a> Reader<'a> {
+    pub(super) fn new(shared: &'a Shared, at: Option<Position>) -> Self {
+        Self { shared, at }
+    }
+
+    /// Those of these objects that are there, in any order.
+    pub(super) async fn get(&mut self, class: &ClassName, ids: &[&ObjectId]) -> Result<Vec<Arc<Object>>, Error> {
         let schema = self.shared.catalog.get_or_empty(class);
-        let question = Question { filter: doc! { "_id": id.as_str() }, limit: 1, ..Question::default() };
-        let mut found = None;
-        let mut take = |object| {
-            found = Some(Arc::new(object));
-            false
+        let filter = match ids {
+            [id] => rawdoc! { "_id": id.as_str() },
+            ids => rawdoc! { "_id": { "$in": RawArrayBuf::from_iter(ids.iter().map(|id| id.as_str())) } },
         };
-        self.ask(class, &schema, &question, &mut take).await?;
-        Ok(found)
+        self.all(class, &schema, &Question { filter: &filter, sort: None, skip: 0, limit: ids.len() as u64 }).await
     }
 
     pub(super) async fn page(&mut self, plan: &Plan<'_>) -> Result<Vec<Arc<Object>>, Error> {
-        let (filter, skip, limit) = (plan.filter.document.clone(), plan.selection.skip, plan.selection.limit);
-        let Sort::Server(keys) = &plan.sort else {
-            return self.sort(plan, &Question { filter, ..Question::default() }).await;
-        };
-        if !plan.filter.exact {
-            return self.sift(plan, &Question { filter, sort: Some(total(keys)), ..Question::default() }).await;
-        }
+        let (skip, limit) = (plan.selection.skip, plan.selection.limit);
+        let everything = Question { filter: &raw(&plan.filter.document)?, sort: None, skip: 0, limit: 0 };
+        let Sort::Server(keys) = &plan.sort else { return self.sort(plan, &everything).await };
+        let (class, schema) = (&plan.selection.class, &plan.schema);
         if let Some(need) = plan.settles() {
-            let sort = Some(keys.clone());
-            let question = Question { filter: filter.clone(), sort, skip: 0, limit: need + 1 };
-            let found = self.all(plan, &question).await?;
+            let question = Question { sort: Some(keys), limit: need + 1, ..everything };
+            let found = self.all(class, schema, &question).await?;
             if let Some(page) = settled(found, &plan.order, skip, limit) {
                 return Ok(page);
             }
         }
+        let question = Question { sort: Some(&total(keys)), ..everything };
+        if !plan.filter.exact {
+            return self.sift(plan, &question).await;
+        }
         let limit = if i64::try_from(limit).is_ok() { limit } else { 0 };
-        self.all(plan, &Question { filter, sort: Some(total(keys)), skip, limit }).await
+        self.all(class, schema, &Question { skip, limit, ..question }).await
     }
 
     pub(super) async fn count(&mut self, plan: &Plan<'_>) -> Result<u64, Error> {
-        let filter = plan.filter.document.clone();
+        let (class, filter) = (&plan.selection.class, raw(&plan.filter.document)?);
+        let mut count = 0;
         if !plan.filter.exact {
-            let mut count = 0;
+            let question = Question { filter: &filter, sort: None, skip: 0, limit: 0 };
             let mut take = |object: Object| {
-                count += u64::from(plan.matcher.matches(&object));
+                count += u64::from(plan.matches(&object));
                 true
             };
-            let question = Question { filter, ..Question::default() };
-            self.ask(&plan.selection.class, &plan.schema, &question, &mut take).await?;
+            self.ask(class, &plan.schema, &question, &mut take).await?;
             return Ok(count);
         }
-        let stages = [doc! { "$match": filter }, doc! { "$count": "count" }];
-        let objects = self.shared.objects::<Document>(&plan.selection.class);
-        let mut counted = objects.aggregate(stages).session(&mut *self.session).await?;
-        let counted = counted.stream(&mut *self.session).try_next().await?;
-        Ok(match counted.as_ref().and_then(|counted| counted.get("count")) {
-            Some(Bson::Int32(count)) => u64::try_from(*count).unwrap_or_default(),
-            Some(Bson::Int64(count)) => u64::try_from(*count).unwrap_or_default(),
-            _ => 0,
-        })
+        let command = rawdoc! {
+            "aggregate": class.as_str(),
+            "pipeline": [{ "$match": filter }, { "$count": "count" }],
+            "cursor": {},
+        };
+        let mut take = |counted: &RawDocument| {
+            count = match counted.get("count") {
+                Ok(Some(RawBsonRef::Int32(count))) => u64::try_from(count).unwrap_or_default(),
+                Ok(Some(RawBsonRef::Int64(count))) => u64::try_from(count).unwrap_or_default(),
+                _ => 0,
+            };
+            false
+        };
+        self.run(command, &mut take).await?;
+        Ok(count)
     }
 
-    async fn all(&mut self, plan: &Plan<'_>, question: &Question) -> Result<Vec<Arc<Object>>, Error> {
+    async fn all(
+        &mut self,
+        class: &ClassName,
+        schema: &ClassSchema,
+        question: &Question<'_>,
+    ) -> Result<Vec<Arc<Object>>, Error> {
         let mut objects = Vec::new();
         let mut take = |object| {
             objects.push(Arc::new(object));
             true
         };
-        self.ask(&plan.selection.class, &plan.schema, question, &mut take).await?;
+        self.ask(class, schema, question, &mut take).await?;
         Ok(objects)
     }
 
     /// The page out of an answer in any order. Only what may be on it is kept.
-    async fn sort(&mut self, plan: &Plan<'_>, question: &Question) -> Result<Vec<Arc<Object>>, Error> {
+    async fn sort(&mut self, plan: &Plan<'_>, question: &Question<'_>) -> Result<Vec<Arc<Object>>, Error> {
         let (skip, limit) = (plan.selection.skip, plan.selection.limit);
         let need = usize::try_from(skip.saturating_add(limit)).unwrap_or(usize::MAX);
         let mut best = Vec::new();
         let mut take = |object: Object| {
-            if plan.filter.exact || plan.matcher.matches(&object) {
+            if plan.matches(&object) {
                 best.push(Arc::new(object));
             }
             if best.len() >= need.saturating_mul(2).saturating_add(SORTED_AT_ONCE) {
@@ -170,10 +191,10 @@ impl Reader<'_> {
     }
 
     /// The page out of an answer that holds more than what matches.
-    async fn sift(&mut self, plan: &Plan<'_>, question: &Question) -> Result<Vec<Arc<Object>>, Error> {
+    async fn sift(&mut self, plan: &Plan<'_>, question: &Question<'_>) -> Result<Vec<Arc<Object>>, Error> {
         let (mut page, mut skipped) = (Vec::new(), 0);
         let mut take = |object: Object| {
-            if plan.matcher.matches(&object) {
+            if plan.matches(&object) {
                 if skipped < plan.selection.skip {
                     skipped += 1;
                 } else {
@@ -191,33 +212,68 @@ impl Reader<'_> {
         &mut self,
         class: &ClassName,
         schema: &ClassSchema,
-        question: &Question,
+        question: &Question<'_>,
         take: &mut (dyn FnMut(Object) -> bool + Send),
     ) -> Result<(), Error> {
-        let objects = self.shared.objects::<RawDocumentBuf>(class);
-        let mut find = objects.find(question.filter.clone()).skip(question.skip);
-        if let Some(sort) = &question.sort {
-            find = find.sort(sort.clone());
+        let mut find = RawDocumentBuf::new();
+        find.append(cstr!("find"), class.as_str());
+        find.append(cstr!("filter"), question.filter);
+        if let Some(sort) = question.sort {
+            find.append(cstr!("sort"), raw(sort)?);
+        }
+        if question.skip > 0 {
+            find.append(cstr!("skip"), i64::try_from(question.skip).unwrap_or(i64::MAX));
         }
         if question.limit > 0 {
             let limit = i64::try_from(question.limit).unwrap_or(i64::MAX);
-            // All of a page in one answer.
-            find = find.limit(limit).batch_size(u32::try_from(limit).unwrap_or(u32::MAX).min(10_000));
+            find.append(cstr!("limit"), limit);
+            // All of a page in one answer; a batch that it does not fill says that there is no more.
+            find.append(cstr!("batchSize"), limit.saturating_add(1).min(LARGEST_BATCH));
         }
-        let mut cursor = find.session(&mut *self.session).await?;
-        while cursor.advance(&mut *self.session).await? {
-            match documents::decode(cursor.current(), Some(schema)) {
-                Ok(object) => {
-                    if !take(object) {
-                        break;
-                    }
+        let mut read = |document: &RawDocument| match documents::decode(document, Some(schema)) {
+            Ok(object) => take(object),
+            // One document that is no object must not hide all others.
+            Err(malformed) => {
+                tracing::warn!(%class, reason = malformed.0, "a document is left out");
+                true
+            }
+        };
+        self.run(find, &mut read).await
+    }
+
+    /// Runs a command that answers with documents, as of our moment, and hands each to `take` until it returns false.
+    async fn run(
+        &mut self,
+        mut command: RawDocumentBuf,
+        take: &mut (dyn FnMut(&RawDocument) -> bool + Send),
+    ) -> Result<(), Error> {
+        if self.shared.standalone.is_none() {
+            let mut concern = rawdoc! { "level": "snapshot" };
+            if let Some(at) = self.at {
+                concern.append(cstr!("atClusterTime"), timestamp(at));
+            }
+            command.append(cstr!("readConcern"), concern);
+        }
+        let mut batches = self.shared.db.run_raw_cursor_command(command).batch().await?;
+        while let Some(batch) = batches.try_next().await? {
+            if self.at.is_none() {
+                let cursor = batch.as_raw_document().get_document("cursor");
+                self.at = cursor.and_then(|cursor| cursor.get_timestamp("atClusterTime")).ok().map(position);
+            }
+            for document in batch.doc_slices()? {
+                let document =
+                    document?.as_document().ok_or_else(|| Error::custom("a batch holds what is no document"))?;
+                if !take(document) {
+                    return Ok(());
                 }
-                // One document that is no object must not hide all others.
-                Err(malformed) => tracing::warn!(%class, reason = malformed.0, "a document is left out"),
             }
         }
         Ok(())
     }
+}
+
+fn raw(document: &Document) -> Result<RawDocumentBuf, Error> {
+    Ok(RawDocumentBuf::try_from(document)?)
 }
 
 /// The page out of the first objects of an order, one more than it needs; `None` if those that are equal to the last one
@@ -228,7 +284,19 @@ fn settled(found: Vec<Arc<Object>>, order: &[Order], skip: u64, limit: u64) -> O
         (Some(last), Some(next)) => rank(last, order) != rank(next, order),
         _ => true,
     };
-    is_whole.then(|| cut(sorted(found, order), skip, limit))
+    is_whole.then(|| cut(settle(found, order), skip, limit))
+}
+
+/// Brings equal objects into their order; hardly ever there are any.
+fn settle(found: Vec<Arc<Object>>, order: &[Order]) -> Vec<Arc<Object>> {
+    let (mut last, mut key) = (Vec::new(), Vec::new());
+    let is_sorted = found.iter().all(|object| {
+        key.clear();
+        write_sort_key(object, order, &mut key);
+        std::mem::swap(&mut last, &mut key);
+        key <= last
+    });
+    if is_sorted { found } else { sorted(found, order) }
 }
 
 /// Where an object stands, without the tie-break.

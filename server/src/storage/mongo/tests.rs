@@ -62,6 +62,7 @@ mod standalone {
         a_class_with_objects_is_not_deleted
         without_an_order_objects_come_as_they_were_created
         equal_objects_come_by_id
+        reads_at_the_same_time_each_find_their_own
         pages_follow_each_other
         readers_see_what_they_may
         changes_are_what_was_committed

@@ -1,17 +1,15 @@
 //! One moment of the database, for reading: the store's [`Snapshot`].
 
-use super::errors::{is_snapshot_unavailable, unavailable};
+use super::errors::{has_gone_away, is_snapshot_unavailable, unavailable};
 use super::filters::Sort;
 use super::reads::{Plan, Reader};
-use super::{Shared, documents, position, timestamp};
+use super::{Shared, documents, gathering};
 use crate::changes::{Cursor, Position};
 use crate::storage::{Explanation, Selection, Snapshot, Unavailable};
 use async_trait::async_trait;
 use compact_str::CompactString;
-use mongodb::ClientSession;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::error::Error;
-use mongodb::options::SessionOptions;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tidings_protocol::{ClassName, Object, ObjectId};
@@ -54,12 +52,12 @@ impl View {
     /// Reads at this view's moment, or decides it.
     async fn read(&self, read: Read<'_>) -> Result<Found, Unavailable> {
         let _first = if self.at.get().is_none() { Some(self.first.lock().await) } else { None };
-        let mut attempts = 0;
+        let (mut attempts, mut is_again) = (0, false);
         loop {
             let at = self.at.get().copied();
             match self.read_at(at, &read).await {
                 Ok((found, seen)) => {
-                    let seen = seen.or(at).unwrap_or_default();
+                    let seen = seen.unwrap_or_default();
                     // Else somebody has asked for the cursor meanwhile.
                     if *self.at.get_or_init(|| seen) == seen {
                         return Ok(found);
@@ -69,6 +67,8 @@ impl View {
                     attempts += 1;
                     tokio::time::sleep(REST).await;
                 }
+                // As drivers read again: from whoever is the primary then.
+                Err(error) if has_gone_away(&error) && !is_again => is_again = true,
                 Err(error) => return Err(unavailable(error)),
             }
         }
@@ -76,24 +76,17 @@ impl View {
 
     /// What is found, and when.
     async fn read_at(&self, at: Option<Position>, read: &Read<'_>) -> Result<(Found, Option<Position>), Error> {
-        let mut session = self.session(at).await?;
-        let mut reader = Reader { shared: &self.shared, session: &mut session };
+        if let (Read::Get(class, id), None) = (read, at) {
+            let (object, at) = gathering::get(&self.shared, class, id).await?;
+            return Ok((Found { objects: object.into_iter().collect(), ..Found::default() }, at));
+        }
+        let mut reader = Reader::new(&self.shared, at);
         let found = match read {
-            Read::Get(class, id) => {
-                Found { objects: reader.get(class, id).await?.into_iter().collect(), ..Found::default() }
-            }
+            Read::Get(class, id) => Found { objects: reader.get(class, &[id]).await?, ..Found::default() },
             Read::Page(plan) => Found { objects: reader.page(plan).await?, ..Found::default() },
             Read::Count(plan) => Found { count: reader.count(plan).await?, ..Found::default() },
         };
-        Ok((found, session.snapshot_time().map(position)))
-    }
-
-    async fn session(&self, at: Option<Position>) -> Result<ClientSession, Error> {
-        let options = match self.shared.standalone {
-            Some(_) => SessionOptions::builder().causal_consistency(false).build(),
-            None => SessionOptions::builder().snapshot(true).snapshot_time(at.map(timestamp)).build(),
-        };
-        self.shared.client.start_session().with_options(options).await
+        Ok((found, reader.at))
     }
 }
 

@@ -44,7 +44,7 @@ const everyType = {
   ACL: { '*': { read: true }, 'role:Admins': { read: true, write: true }, someone: { write: true } },
 };
 
-/** The address of a file is that of the server that answers; Tidings serves no files, and has none. */
+/** The address of a file is that of the server that answers. */
 function withoutAddress({ file, ...object }) {
   return { ...object, ...(file && { file: { __type: 'File', name: file.name } }) };
 }
@@ -197,6 +197,27 @@ bothWays('what is deleted is gone', async (writer, reader) => {
   await refused(reader.get(className, objectId), 101);
   await refused(reader.update(className, objectId, { text: 'there' }), 101);
   await refused(reader.destroy(className, objectId), 101);
+});
+
+bothWays('the SDK finds the file that the other server’s object names, and saves it again', async (writer, reader) => {
+  const className = fresh('Illustrated');
+  const { objectId } = await writer.create(className, { file: everyType.file, n: 1 });
+  const bob = await device('bob', reader);
+  await eventually(async () => {
+    const url = await bob.run(async (Parse, name, id) => {
+      const object = await new Parse.Query(name).get(id);
+      object.set({ n: 2, file: object.get('file') });
+      await object.save();
+      return object.get('file').url();
+    }, className, objectId);
+    assert.ok(url.startsWith(`${reader.url}/files/`) && url.endsWith('/picture.png'), url);
+  });
+  await eventually(async () => {
+    const { file, n } = await writer.get(className, objectId);
+    assert.deepEqual([file.name, n], ['picture.png', 2]);
+  });
+  const same = await writer.find(className, { file: { __type: 'File', name: 'picture.png' } });
+  assert.deepEqual(same.map(({ objectId }) => objectId), [objectId]);
 });
 
 bothWays('an included object comes along', async (writer, reader) => {

@@ -196,8 +196,11 @@ impl List {
         }
     }
 
-    /// A plain id in a list stands for a pointer with that id, where a column holds it.
+    /// A plain id in a list stands for a pointer with that id, where a column holds it; and a file for all of its name.
     fn names(&self, value: &Value) -> bool {
+        if let Value::File(file) = value {
+            return self.values.iter().any(|listed| is_named(listed, &file.name));
+        }
         let Some(pointer) = value.as_pointer() else { return false };
         match &self.keys {
             Some(keys) => keys.contains(&key(&Value::from(pointer.id.as_str()))),
@@ -210,9 +213,15 @@ fn equals(found: Found<'_>, value: &Value) -> bool {
     match (found.value, found.place) {
         (None, _) => value.is_null(),
         (Some(found), _) if found == value => true,
+        (Some(Value::File(file)), Place::Column) => is_named(value, &file.name),
         (Some(Value::Array(items)), Place::Column | Place::Inside) => items.contains(value),
         (Some(_), _) => false,
     }
+}
+
+/// A column holds the name of a file; where it is found, each server says for itself.
+fn is_named(value: &Value, name: &str) -> bool {
+    matches!(value, Value::File(file) if file.name == name)
 }
 
 fn compares(found: Found<'_>, operand: &Value, holds: impl Fn(Ordering) -> bool) -> bool {
@@ -336,6 +345,23 @@ mod tests {
         let found: Vec<_> =
             ROWS.iter().filter(|(_, row)| matches(&expand(row), &expand(filter))).map(|(name, _)| *name).collect();
         assert_eq!(found.join(" "), expected, "{filter}");
+    }
+
+    #[test]
+    fn a_column_holds_the_name_of_a_file() {
+        let file = |url: &str| format!(r#"{{"__type":"File","name":"a.png","url":"{url}"}}"#);
+        let here = format!(r#"{{"f":{0},"list":[{0}]}}"#, file("http://here/a.png"));
+        let many = "0,".repeat(HASH_FROM);
+        for (filter, expected) in [
+            (format!(r#"{{"f":{}}}"#, file("http://there/a.png")), true),
+            (format!(r#"{{"f":{{"$in":[{}]}}}}"#, file("http://there/a.png")), true),
+            (format!(r#"{{"f":{{"$nin":[{many}{}]}}}}"#, file("http://there/a.png")), false),
+            (r#"{"f":{"__type":"File","name":"b.png"}}"#.to_owned(), false),
+            (format!(r#"{{"list":{}}}"#, file("http://there/a.png")), false),
+            (format!(r#"{{"list":{}}}"#, file("http://here/a.png")), true),
+        ] {
+            assert_eq!(matches(&here, &filter), expected, "{filter}");
+        }
     }
 
     #[test]

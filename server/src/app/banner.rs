@@ -2,17 +2,16 @@
 
 use crate::config::{Config, KeysFile, Mode, Origin};
 use std::io::{IsTerminal, Write};
-use std::net::SocketAddr;
 
 /// Prints URLs and keys: on a terminal at each start, elsewhere only when the keys are new. In production never.
-pub(super) fn print(config: &Config, keys: &KeysFile, address: SocketAddr) {
+pub(super) fn print(config: &Config, keys: &KeysFile) {
     let mut stdout = std::io::stdout().lock();
     let given = config.app_id.is_some() && config.master_key.is_some();
     let new = keys.origin == Origin::Made && !given;
     if config.mode == Mode::Production || !(new || stdout.is_terminal()) {
         return;
     }
-    let mount = &config.mount;
+    let (address, mount) = (config.address, &config.mount);
     let data = config.data_dir.display();
     let text = format!(
         "Tidings {version}, in development mode\n\

@@ -41,14 +41,16 @@ const BACKLOG: u32 = 4_096;
 ///
 /// # Errors
 /// What keeps it from starting, in words for the operator.
-pub fn run(config: Config) -> Outcome<()> {
+pub fn run(mut config: Config) -> Outcome<()> {
     telemetry::start_logging(config.log_format);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let shutdown = signals::shutdown()?;
         let listener = bind(&config)?;
+        config.address = listener.local_addr()?;
         let app = App::open(config).await?;
-        app.serve(listener, shutdown).await
+        app.serve(listener, shutdown).await;
+        Ok(())
     })
 }
 
@@ -84,7 +86,7 @@ impl App {
         signals::raise_file_limit();
         let metrics = telemetry::start_metrics();
         let keys = KeysFile::open(&config)?;
-        let storage = open_store(&config).await?;
+        let storage = open_store(&config, &keys).await?;
         make_system_classes(&*storage).await?;
 
         let scripts = config.cloud_code.as_deref().filter(|folder| folder.join("main.rhai").exists());
@@ -111,16 +113,13 @@ impl App {
         Ok(Self { config, keys, storage, hooks, objects, live, api })
     }
 
-    /// Serves until `shutdown` becomes true; then lets connections finish and closes the store.
-    ///
-    /// # Errors
-    /// Only if the listener has no address.
-    pub async fn serve(self, listener: TcpListener, shutdown: watch::Receiver<bool>) -> Outcome<()> {
-        let address = listener.local_addr()?;
-        banner::print(&self.config, &self.keys, address);
+    /// Serves until `shutdown` becomes true; then lets connections finish and closes the store. The listener is at the
+    /// configuration's address.
+    pub async fn serve(self, listener: TcpListener, shutdown: watch::Receiver<bool>) {
+        banner::print(&self.config, &self.keys);
         {
             let mut stdout = std::io::stdout().lock();
-            let _ = writeln!(stdout, "ready http://{address}{}", self.config.mount);
+            let _ = writeln!(stdout, "ready http://{}{}", self.config.address, self.config.mount);
             let _ = stdout.flush();
         }
         let watching = tokio::spawn({
@@ -142,7 +141,6 @@ impl App {
         let _ = tokio::task::spawn_blocking(move || hooks.close()).await;
         self.storage.close().await;
         tracing::info!("stopped");
-        Ok(())
     }
 }
 
@@ -157,10 +155,16 @@ async fn end_expired_sessions(objects: Objects) {
     }
 }
 
-async fn open_store(config: &Config) -> Outcome<Arc<dyn Storage>> {
+async fn open_store(config: &Config, keys: &KeysFile) -> Outcome<Arc<dyn Storage>> {
     Ok(match &config.database_url {
         Some(url) => {
-            let options = MongoOptions { object_bytes: config.max_object_size, ..MongoOptions::default() };
+            let here = || format!("http://{}{}", config.address, config.mount);
+            let server = config.public_server_url.clone().unwrap_or_else(here);
+            let options = MongoOptions {
+                object_bytes: config.max_object_size,
+                files_url: Some(format!("{server}/files/{}/", keys.app_id)),
+                ..MongoOptions::default()
+            };
             Mongo::open(url, options).await?
         }
         None => Embedded::open(&config.data_dir.join("store"), embedded_options(config))?,

@@ -26,6 +26,8 @@ pub struct Config {
     pub address: SocketAddr,
     /// `/parse`; empty for the root.
     pub mount: String,
+    /// Where clients find the API, if not where it listens; without a slash at the end.
+    pub public_server_url: Option<String>,
     pub data_dir: PathBuf,
     /// `None` is the embedded store.
     pub database_url: Option<String>,
@@ -119,6 +121,7 @@ impl Config {
             mode,
             address: SocketAddr::new(host, values.parse("port", "must be a number from 0 to 65535")?),
             mount: mount(values)?,
+            public_server_url: public_server_url(values)?,
             data_dir: values.text("data-dir").into(),
             database_url: database_url(values)?,
             app_id: values.optional("app-id")?,
@@ -193,6 +196,18 @@ impl Config {
             }
         }
         Ok(())
+    }
+}
+
+fn public_server_url(values: &Values) -> Result<Option<String>, ConfigError> {
+    const NAME: &str = "public-server-url";
+    let Some(url) = values.get(NAME) else { return Ok(None) };
+    let parsed: Result<http::Uri, _> = url.parse();
+    match parsed {
+        Ok(uri) if matches!(uri.scheme_str(), Some("http" | "https")) && uri.query().is_none() => {
+            Ok(Some(url.trim_end_matches('/').to_owned()))
+        }
+        _ => Err(values.wrong(NAME, "must be a URL such as https://example.com/parse")),
     }
 }
 
@@ -278,6 +293,15 @@ mod tests {
         assert_eq!(config.max_upload_size, 20 << 20);
         assert_eq!(read(&[("mount", "/")]).unwrap().mount, "");
         assert_eq!(read(&[("mount", "/a/b/")]).unwrap().mount, "/a/b");
+    }
+
+    #[test]
+    fn clients_may_find_the_server_elsewhere() {
+        let url = |text: &str| read(&[("public-server-url", text)]).map(|config| config.public_server_url);
+        assert_eq!(url("https://example.com/parse/").unwrap().as_deref(), Some("https://example.com/parse"));
+        for wrong in ["example.com", "ftp://example.com", "https://example.com/?a=b", "https://"] {
+            assert!(url(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

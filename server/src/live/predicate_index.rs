@@ -359,9 +359,10 @@ fn widen(stretches: &mut Vec<Interval>, key: &[u8]) {
     }
 }
 
-/// `null` also matches what is missing, and an array matches as a whole or by element: neither is one value to look up.
+/// `null` also matches what is missing, an array matches as a whole or by element, and a file every one of its name: none
+/// is one value to look up.
 fn is_postable(value: &Value) -> bool {
-    !matches!(value, Value::Null | Value::Array(_))
+    !matches!(value, Value::Null | Value::Array(_) | Value::File(_))
 }
 
 fn any_class_key(id: &str) -> Vec<u8> {

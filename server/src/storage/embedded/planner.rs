@@ -185,9 +185,9 @@ fn through(index: &Index, class: &ClassState, clauses: &[Clause], order: &[Order
 /// The components at which a constraint pins this place of an index. `None` if it does not.
 fn points(index: &Index, at: usize, class: &ClassState, constraint: &Constraint) -> Option<Vec<Vec<u8>>> {
     let is_multiple = at == 0 && index.shape.kind.is_multiple();
-    // Missing is null, and an array equals another as a whole or by an element: the evaluator knows.
+    // Missing is null, an array equals another as a whole or by an element, a file all of its name: the evaluator knows.
     let pins = |value: &Value| match value {
-        Value::Null | Value::Array(_) => false,
+        Value::Null | Value::Array(_) | Value::File(_) => false,
         _ => !(at == 0 && index.shape.kind == Kind::Pointers) || value.as_pointer().is_some(),
     };
     let component = |value: &Value| {

@@ -116,7 +116,7 @@ async fn update(
         .session(&mut session)
         .await;
     let before = match before {
-        Ok(Some(before)) => documents::decode(&before, Some(schema))?,
+        Ok(Some(before)) => shared.decode(&before, schema)?,
         Ok(None) => return Ok(None),
         Err(error) => match (refusal(&error), duplicate_field(&error)) {
             (Refusal::Misfit, _) => return Ok(None),
@@ -142,7 +142,7 @@ async fn delete(shared: &Shared, write: &Write, schema: &ClassSchema) -> Result<
     let objects = shared.objects::<RawDocumentBuf>(&write.class);
     let before = objects.find_one_and_delete(all(filter)).session(&mut session).await.map_err(write_error)?;
     let Some(before) = before else { return Ok(None) };
-    let before = documents::decode(&before, Some(schema))?;
+    let before = shared.decode(&before, schema)?;
     Ok(Some(written(shared, &session, write, (Some(Arc::new(before)), None))))
 }
 

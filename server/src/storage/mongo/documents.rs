@@ -18,6 +18,7 @@ use crate::storage::limits::{MAX_ID, check_depth, too_large};
 use compact_str::CompactString;
 use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{Binary, Bson, DateTime, Document, RawBsonRef, RawDocument, RawDocumentBuf, doc};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::borrow::Cow;
 use tidings_protocol::acl::PUBLIC;
 use tidings_protocol::names::is_internal_field;
@@ -30,6 +31,18 @@ const POINTER: &str = "_p_";
 pub(super) const GUEST: &str = "_auth_data_anonymous";
 /// Where a document holds that id.
 pub(super) const GUEST_ID: &str = "_auth_data_anonymous.id";
+
+/// What JavaScript's `encodeURIComponent` escapes, with which Parse Server makes the address of a file.
+const RESERVED: AsciiSet = NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'!')
+    .remove(b'~')
+    .remove(b'*')
+    .remove(b'\'')
+    .remove(b'(')
+    .remove(b')');
 
 /// The document of an object.
 pub(super) fn encode(object: &Object, schema: Option<&ClassSchema>) -> Document {
@@ -179,11 +192,15 @@ pub(super) fn date(date: Date) -> DateTime {
     DateTime::from_millis(date.millis())
 }
 
-/// The object of a document.
+/// The object of a document. The addresses of its files begin with `files_url`.
 ///
 /// # Errors
 /// [`Malformed`] for bytes that are no document, and for an `_id` that is no object's.
-pub(super) fn decode(document: &RawDocument, schema: Option<&ClassSchema>) -> Result<Object, Malformed> {
+pub(super) fn decode(
+    document: &RawDocument,
+    schema: Option<&ClassSchema>,
+    files_url: Option<&str>,
+) -> Result<Object, Malformed> {
     let mut object = Object::default();
     let mut fields: Vec<(CompactString, Value)> = Vec::with_capacity(12);
     let (mut readers, mut writers, mut legacy) = (None, None, None);
@@ -210,7 +227,7 @@ pub(super) fn decode(document: &RawDocument, schema: Option<&ClassSchema>) -> Re
                 None => {
                     let column = schema.and_then(|schema| schema.fields.get(name));
                     has_nulls |= value == RawBsonRef::Null;
-                    fields.push((name.into(), column_value(value, column)));
+                    fields.push((name.into(), column_value(value, column, files_url)));
                 }
             },
         }
@@ -273,10 +290,11 @@ fn pointer(value: RawBsonRef<'_>) -> Value {
     parts.map_or(Value::Null, |(class, id)| Value::pointer(ClassName::from_trusted(class), ObjectId::new(id)))
 }
 
-fn column_value(value: RawBsonRef<'_>, column: Option<&FieldType>) -> Value {
+fn column_value(value: RawBsonRef<'_>, column: Option<&FieldType>, files_url: Option<&str>) -> Value {
     let parsed = match (column, value) {
         (Some(FieldType::File), RawBsonRef::String(name)) => {
-            Some(Value::File(Box::new(File { name: name.into(), url: None })))
+            let url = files_url.map(|files| format!("{files}{}", utf8_percent_encode(name, &RESERVED)).into());
+            Some(Value::File(Box::new(File { name: name.into(), url })))
         }
         (Some(FieldType::GeoPoint), RawBsonRef::Array(_)) => geo_point(&parse(value)),
         (Some(FieldType::Polygon), RawBsonRef::Document(_)) => polygon(&parse(value)),
@@ -352,6 +370,8 @@ pub(super) fn has_many_forms(value: &Value) -> bool {
 mod tests {
     use super::*;
 
+    const FILES: Option<&str> = Some("http://here/files/app/");
+
     fn schema() -> ClassSchema {
         let mut schema = ClassSchema::new(ClassName::from_trusted("Note"));
         for (name, field_type) in [
@@ -372,7 +392,7 @@ mod tests {
     }
 
     fn read(document: &Document) -> Object {
-        decode(&RawDocumentBuf::try_from(document).unwrap(), Some(&schema())).unwrap()
+        decode(&RawDocumentBuf::try_from(document).unwrap(), Some(&schema()), FILES).unwrap()
     }
 
     /// What an object is in a document, and that it reads back.
@@ -404,7 +424,10 @@ mod tests {
         check(r#"{"p":{"__type":"Pointer","className":"C","objectId":"c$1"}}"#, doc! { "_p_p": "C$c$1" });
         check(r#"{"p":null}"#, doc! { "_p_p": null });
         check(r#"{"g":{"__type":"GeoPoint","latitude":1,"longitude":2.5}}"#, doc! { "g": [2.5, 1] });
-        check(r#"{"f":{"__type":"File","name":"a.png"}}"#, doc! { "f": "a.png" });
+        check(
+            r#"{"f":{"__type":"File","name":"a b (1).png","url":"http://here/files/app/a%20b%20(1).png"}}"#,
+            doc! { "f": "a b (1).png" },
+        );
         check(
             r#"{"area":{"__type":"Polygon","coordinates":[[0,1],[2,3],[4,0],[0,1]]}}"#,
             doc! { "area": { "type": "Polygon", "coordinates": [[[1, 0], [3, 2], [0, 4], [1, 0]]] } },
@@ -440,7 +463,7 @@ mod tests {
         let mut schema = schema();
         schema.fields.insert("fans".into(), FieldType::Relation(ClassName::USER));
         let document = RawDocumentBuf::try_from(&doc! { "_id": "x", "text": "a", "fans": 5 }).unwrap();
-        let object = decode(&document, Some(&schema)).unwrap();
+        let object = decode(&document, Some(&schema), FILES).unwrap();
         let expected = r#"{"text":"a","fans":{"__type":"Relation","className":"_User"}}"#;
         assert_eq!(object.fields.to_json(), expected);
         assert!(!encode(&object, Some(&schema)).contains_key("fans"));
@@ -468,6 +491,6 @@ mod tests {
             r#"{"p":{"__type":"Pointer","className":"C","objectId":"c"},"n":5,"f":7,"odd":null}"#
         );
         let strange = RawDocumentBuf::try_from(&doc! { "_id": 1 }).unwrap();
-        assert!(decode(&strange, None).is_err());
+        assert!(decode(&strange, None, FILES).is_err());
     }
 }

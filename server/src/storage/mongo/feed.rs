@@ -200,11 +200,18 @@ struct Reader {
     dropped: Vec<ClassName>,
     /// Where the next event of this time comes in the order of all events of that time.
     next: (Position, u32),
+    files_url: Option<String>,
 }
 
 impl Reader {
     fn new(shared: &Shared) -> Self {
-        Self { schemas: BTreeMap::clone(&shared.catalog.all()), held: Vec::new(), dropped: Vec::new(), next: (0, 0) }
+        Self {
+            schemas: BTreeMap::clone(&shared.catalog.all()),
+            held: Vec::new(),
+            dropped: Vec::new(),
+            next: (0, 0),
+            files_url: shared.options.files_url.clone(),
+        }
     }
 
     fn read(&mut self, batch: &RawBatch) -> Result<Told, Error> {
@@ -295,7 +302,7 @@ impl Reader {
         let schema = self.schemas.get(&class);
         let image = |name: &str| -> Option<Arc<Object>> {
             let document = event.get_document(name).ok()?;
-            Some(Arc::new(documents::decode(document, schema.map(|schema| &**schema)).ok()?))
+            Some(Arc::new(documents::decode(document, schema.map(|schema| &**schema), self.files_url.as_deref()).ok()?))
         };
         let (before, after) = (image("fullDocumentBeforeChange"), image("fullDocument"));
         let is_whole = match kind {

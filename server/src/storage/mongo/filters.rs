@@ -283,7 +283,7 @@ fn pointer(name: &str, class: &ClassName, constraint: &Constraint) -> Filter {
 fn file(name: &str, constraint: &Constraint) -> Filter {
     match constraint {
         Constraint::Exists(_) | Constraint::Eq(Value::Null) => plain(name, constraint),
-        Constraint::Eq(Value::File(file)) => Filter::at_least(doc! { name: file.name.as_str() }),
+        Constraint::Eq(Value::File(file)) => Filter::exact(doc! { name: file.name.as_str() }),
         _ => Filter::unsaid(),
     }
 }

@@ -41,9 +41,10 @@ use async_trait::async_trait;
 use catalog::Catalog;
 use collections::Collections;
 use compact_str::CompactString;
+use errors::Malformed;
 use gathering::Gathering;
 use lanes::{Lane, Lanes};
-use mongodb::bson::Timestamp;
+use mongodb::bson::{RawDocument, Timestamp};
 use mongodb::{Client, Collection, Database};
 use recent::Recent;
 use standalone::Standalone;
@@ -65,11 +66,19 @@ pub struct MongoOptions {
     pub waiting_commits: u32,
     /// Changes that the live-query engine finds in memory.
     pub tail_bytes: usize,
+    /// What the addresses of files begin with, if they are to have any: documents hold names only.
+    pub files_url: Option<String>,
 }
 
 impl Default for MongoOptions {
     fn default() -> Self {
-        Self { object_bytes: 1 << 20, commit_bytes: 16 << 20, waiting_commits: 100_000, tail_bytes: 32 << 20 }
+        Self {
+            object_bytes: 1 << 20,
+            commit_bytes: 16 << 20,
+            waiting_commits: 100_000,
+            tail_bytes: 32 << 20,
+            files_url: None,
+        }
     }
 }
 
@@ -103,6 +112,11 @@ struct Shared {
 }
 
 impl Shared {
+    /// The object of a document of this class.
+    fn decode(&self, document: &RawDocument, schema: &ClassSchema) -> Result<Object, Malformed> {
+        documents::decode(document, Some(schema), self.options.files_url.as_deref())
+    }
+
     fn objects<T: Send + Sync>(&self, class: &str) -> Collection<T> {
         self.db.collection(class)
     }

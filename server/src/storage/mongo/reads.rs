@@ -1,7 +1,7 @@
 //! How a selection is read: what the database is asked for, and what is done with its answer.
 
 use super::filters::{self, Filter, Sort, permitted};
-use super::{Shared, documents, position, timestamp};
+use super::{Shared, position, timestamp};
 use crate::changes::Position;
 use crate::schema::ClassSchema;
 use crate::storage::{Selection, Unavailable};
@@ -230,7 +230,8 @@ impl<'a> Reader<'a> {
             // All of a page in one answer; a batch that it does not fill says that there is no more.
             find.append(cstr!("batchSize"), limit.saturating_add(1).min(LARGEST_BATCH));
         }
-        let mut read = |document: &RawDocument| match documents::decode(document, Some(schema)) {
+        let shared = self.shared;
+        let mut read = |document: &RawDocument| match shared.decode(document, schema) {
             Ok(object) => take(object),
             // One document that is no object must not hide all others.
             Err(malformed) => {

@@ -263,7 +263,7 @@ impl<'a> Attempt<'a> {
         let (schema, missing) = self.class_for(write).await?;
         let found = self.row(write).await?;
         let row = self.as_found(write, found.as_ref())?;
-        let found = found.map(|document| documents::decode(&document, Some(&schema))).transpose()?;
+        let found = found.map(|document| self.shared.decode(&document, &schema)).transpose()?;
         match &write.action {
             Action::Create(object) => {
                 if found.is_some() {

@@ -5,11 +5,11 @@
 //! same time see neither the other, both write to one lock first, which only one of them can. Where there are no
 //! transactions, they wait for each other in this process.
 
+use super::Shared;
 use super::collections::{LANGUAGE, OWN};
 use super::documents::GUEST;
 use super::filters::Filter;
 use super::transactions::Failure;
-use super::{Shared, documents};
 use crate::storage::{Action, Unique, Write, WriteError};
 use futures_util::TryStreamExt;
 use mongodb::ClientSession;
@@ -64,7 +64,7 @@ async fn is_held(
     let mut found = find.session(&mut *session).await?;
     let mut stream = found.stream(session);
     while let Some(document) = stream.try_next().await? {
-        let object = documents::decode(&document, Some(&schema))?;
+        let object = shared.decode(&document, &schema)?;
         if object.field(&unique.field).is_some_and(|held| folded(&held) == folded(&unique.value)) {
             return Ok(true);
         }

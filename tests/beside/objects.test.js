@@ -261,6 +261,40 @@ bothWays('a column of relations is shown on every object', async (writer, reader
   }
 });
 
+bothWays('members that one server adds to a relation, the other finds, adds to and removes', async (writer, reader) => {
+  const [posts, readers] = [fresh('Post'), fresh('Reader')];
+  const ids = [];
+  for (let n = 0; n < 4; n += 1) ids.push((await writer.create(readers, { n })).objectId);
+  const members = (operation, ...of) => ({
+    likes: { __op: operation, objects: of.map(n => ({ __type: 'Pointer', className: readers, objectId: ids[n] })) },
+  });
+  const { objectId: post } = await writer.create(posts, { title: 'Hello', ...members('AddRelation', 0, 1) });
+  const related = { $relatedTo: { object: { __type: 'Pointer', className: posts, objectId: post }, key: 'likes' } };
+  const likes = async (...expected) => {
+    for (const server of [writer, reader]) {
+      await eventually(async () => {
+        const found = await server.find(readers, related, { order: 'n' });
+        assert.deepEqual(found.map(({ n }) => n), expected, server.name);
+        const liked = await server.find(posts, { likes: { __type: 'Pointer', className: readers, objectId: ids[1] } });
+        assert.equal(liked.length, expected.includes(1) ? 1 : 0, server.name);
+      });
+    }
+  };
+  await likes(0, 1);
+  await reader.update(posts, post, members('AddRelation', 1, 2));
+  await writer.update(posts, post, members('AddRelation', 2, 3));
+  await likes(0, 1, 2, 3);
+  // What one has made, the other takes away.
+  await reader.update(posts, post, members('RemoveRelation', 0, 3));
+  await writer.update(posts, post, members('RemoveRelation', 1, 2));
+  await likes();
+  const rows = database.rows(`_Join:likes:${posts}`);
+  assert.equal(await rows.countDocuments(), 0);
+  await reader.update(posts, post, members('AddRelation', 0));
+  const [{ _id, ...row }, ...more] = await rows.find().toArray();
+  assert.deepEqual([row, more], [{ relatedId: ids[0], owningId: post }, []]);
+});
+
 bothWays('a batch is done by one and seen by the other', async (writer, reader) => {
   const className = fresh('Batched');
   const answers = await writer.ask('POST', '/batch', {

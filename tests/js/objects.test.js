@@ -117,3 +117,30 @@ test('every type comes back as it was stored', async () => {
   for (const [name, value] of Object.entries(fields)) assert.deepEqual(stored[name], value, name);
   assert.deepEqual(idsOf(await alice.find('Everything', { friend: bob.pointer, at: fields.at })), [objectId]);
 });
+
+test('a relation has members, and is asked for them both ways', async () => {
+  const alice = await server.user('alice');
+  const bob = await server.user('bob');
+  const id = await alice.run(async (Parse, users) => {
+    const [first, second] = users.map(({ objectId }) => Parse.User.createWithoutData(objectId));
+    const list = new Parse.Object('GuestList');
+    list.relation('guests').add([first, second]);
+    await list.save();
+    list.relation('guests').remove(first);
+    list.relation('guests').add(first);
+    list.set('title', 'Party');
+    await list.save();
+    list.relation('guests').remove(second);
+    await list.save();
+    return list.id;
+  }, [alice.pointer, bob.pointer]);
+  const found = await bob.run(async (Parse, id, user) => {
+    const list = await new Parse.Query('GuestList').get(id);
+    // Neither of these relations was told of what class its members are.
+    const guests = await list.relation('guests').query().find();
+    const unknown = await Parse.Object.createWithoutData.call(Parse.Object.extend('GuestList'), id).relation('guests').query().count();
+    const lists = await new Parse.Query('GuestList').equalTo('guests', Parse.User.createWithoutData(user)).find();
+    return { guests: guests.map(guest => guest.id), unknown, lists: lists.map(list => list.get('title')) };
+  }, id, alice.pointer.objectId);
+  assert.deepEqual(found, { guests: [alice.pointer.objectId], unknown: 1, lists: ['Party'] });
+});

@@ -14,6 +14,7 @@ mod live;
 mod malformed;
 mod permissions;
 mod queries;
+mod relations;
 mod rest;
 mod resume;
 mod standalone;

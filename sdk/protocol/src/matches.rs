@@ -129,6 +129,7 @@ fn test(constraint: &Constraint) -> Result<Test> {
         Constraint::AllMatch(regexes) => Test::AllMatch(regexes.iter().map(Regex::compile).collect::<Result<_>>()?),
         Constraint::Exists(flag) => Test::Exists(*flag),
         Constraint::Matches(regex) => Test::Matches(regex.compile()?),
+        Constraint::RelatedTo(_) => return Err(Error::invalid_query("An object does not show what it is related to.")),
     })
 }
 

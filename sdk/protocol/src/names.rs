@@ -1,7 +1,7 @@
 //! The names of things: classes, objects and fields, and which names are allowed.
 
 use crate::error::{Code, Error, Result};
-use compact_str::CompactString;
+use compact_str::{CompactString, format_compact};
 use std::fmt;
 use std::ops::Deref;
 
@@ -69,6 +69,9 @@ const SYSTEM_CLASSES: [&str; 13] = [
     "_Idempotency",
 ];
 
+/// What the classes of relations begin with.
+const RELATION: &str = "_Join:";
+
 /// Longer names serve nobody, and names are part of every index key.
 const MAX_NAME: usize = 128;
 
@@ -100,6 +103,21 @@ impl ClassName {
 
     pub fn is_system(&self) -> bool {
         self.0.starts_with('_')
+    }
+
+    /// The class of a relation's members: an object of it for each pair of an owner and a member. Clients never name it.
+    ///
+    /// ```
+    /// # use tidings_protocol::ClassName;
+    /// let likes = ClassName::of_relation("likes", &ClassName::USER);
+    /// assert!(likes.as_str() == "_Join:likes:_User" && likes.is_relation() && ClassName::parse(&likes).is_err());
+    /// ```
+    pub fn of_relation(key: &str, owner: &Self) -> Self {
+        Self(format_compact!("{RELATION}{key}:{owner}"))
+    }
+
+    pub fn is_relation(&self) -> bool {
+        self.0.starts_with(RELATION)
     }
 }
 

@@ -80,6 +80,9 @@ impl Update {
                 return Err(invalid_field_name(&path));
             }
             let operation = Operation::from_value(value)?;
+            if path.contains('.') && matches!(operation, Operation::Relate { .. }) {
+                return Err(Error::incorrect_type(format!("{}: a relation is a field by itself", shortened(&path))));
+            }
             update.operations.push((path, operation));
         }
         Ok(update)

@@ -196,6 +196,10 @@ fn page(page: &Page) -> Answer {
             out.push(b']');
         }
     }
+    if let Some(class) = &page.redirected {
+        out.extend_from_slice(b",\"className\":");
+        write_json_string(class, &mut out);
+    }
     if let Some(count) = page.count {
         out.extend_from_slice(format!(",\"count\":{count}").as_bytes());
     }

@@ -217,7 +217,11 @@ impl PredicateIndex {
                     high.push(0xff);
                     Some(vec![within(path, low.into(), high.into())])
                 }
-                Constraint::Ne(_) | Constraint::Nin(_) | Constraint::AllMatch(_) | Constraint::Exists(_) => None,
+                Constraint::Ne(_)
+                | Constraint::Nin(_)
+                | Constraint::AllMatch(_)
+                | Constraint::Exists(_)
+                | Constraint::RelatedTo(_) => None,
             },
         }
     }

@@ -1,6 +1,6 @@
 //! Creating an object.
 
-use super::{Objects, Pending, new_object_id, now, users};
+use super::{Objects, Pending, new_object_id, now, relations, users};
 use crate::auth::Auth;
 use crate::error::{Failure, Result};
 use crate::hooks::{Edits, SaveRequest, Trigger};
@@ -11,7 +11,7 @@ use compact_str::CompactString;
 use std::sync::Arc;
 use tidings_protocol::names::{invalid_field_name, is_internal_field};
 use tidings_protocol::update::{self, top_level};
-use tidings_protocol::{ClassName, Code, Date, Error, Map, Object, ObjectId, Update, Value};
+use tidings_protocol::{ClassName, Date, Error, Map, Object, ObjectId, Update, Value};
 
 /// What a create tells its client.
 #[derive(Clone, Debug, PartialEq)]
@@ -86,6 +86,8 @@ impl Objects {
             generated = prepared.generated;
         }
         let fields = needed_fields(auth, &schema, &object)?;
+        relations::drop_values(&mut object.fields);
+        beside.extend(relations::take(class, &object.id, &mut sent)?);
 
         let mut changed = changed_fields(&edits.update, &object);
         for name in computed.iter().chain(&generated) {
@@ -193,7 +195,7 @@ pub(super) fn is_pointer(schema: &ClassSchema, name: &str) -> bool {
 /// The columns that this object needs and the class does not have.
 ///
 /// # Errors
-/// 111 where a column has another type, 119 where the caller may not add columns, 108 for relations.
+/// 111 where a column has another type, 119 where the caller may not add columns.
 fn needed_fields(auth: &Auth, schema: &ClassSchema, object: &Object) -> Result<Vec<(CompactString, FieldType)>> {
     let typed = object.fields.iter().filter(|(name, _)| !is_internal_field(name));
     let typed = typed.filter_map(|(name, value)| Some((name.clone(), FieldType::of(value)?)));
@@ -208,9 +210,6 @@ pub(super) fn check_fields(
 ) -> Result<Vec<(CompactString, FieldType)>> {
     let mut new: Vec<(CompactString, FieldType)> = Vec::new();
     for (name, field_type) in wanted {
-        if matches!(field_type, FieldType::Relation(_)) {
-            return Err(Failure::parse(Code::CommandUnavailable, "Relations are not supported yet."));
-        }
         if schema.check_field(&name, &field_type)? && !new.iter().any(|(known, _)| *known == name) {
             schema.permissions.check(Operation::AddField, &auth.principals)?;
             new.push((name, field_type));

@@ -28,6 +28,8 @@ pub struct Page {
     pub view: View,
     /// Of all matches, where the query asked.
     pub count: Option<u64>,
+    /// The class of the objects, where the query asked for that of a relation.
+    pub redirected: Option<ClassName>,
     /// Instead of objects, where the query asked.
     pub explanation: Option<Explanation>,
 }
@@ -57,6 +59,13 @@ impl Objects {
     /// 119 where class-level permissions forbid it or a hidden field would be probed; 102 for `explain` without the
     /// master key.
     pub async fn find(&self, auth: &Auth, query: &Query) -> Result<Page> {
+        let Some(key) = &query.redirect else { return self.page(auth, query).await };
+        let class = self.redirected(&query.class, key);
+        let query = Query { class: class.clone(), redirect: None, ..query.clone() };
+        Ok(Page { redirected: Some(class), ..self.page(auth, &query).await? })
+    }
+
+    async fn page(&self, auth: &Auth, query: &Query) -> Result<Page> {
         let settings = &self.0.settings;
         let limit = query.limit.unwrap_or(settings.default_limit);
         let limit = if auth.is_master() { limit } else { limit.min(settings.max_limit) };
@@ -67,7 +76,7 @@ impl Objects {
                 sessions::own_only(auth, query.predicate.clone())?;
             }
             let view = self.plain_view(auth, query.class.clone());
-            return Ok(Page { objects: Vec::new(), view, count: None, explanation: None });
+            return Ok(Page { objects: Vec::new(), view, count: None, redirected: None, explanation: None });
         }
         let operation = match query.only_object_id() {
             _ if limit == 0 => Operation::Count,
@@ -93,15 +102,16 @@ impl Objects {
             true => sessions::own_only(auth, query.predicate.clone())?,
             false => query.predicate.clone(),
         };
+        let snapshot = self.0.storage.snapshot().await?;
+        let known = schema.as_deref();
         let selection = Selection {
             class: query.class.clone(),
-            predicate,
+            predicate: self.resolve_relations(auth, &query.class, known, &*snapshot, predicate).await?,
             reader: auth.principals.clone(),
             order: query.order.clone(),
             skip: query.skip,
             limit,
         };
-        let snapshot = self.0.storage.snapshot().await?;
         let explanation = match query.explain {
             true => Some(snapshot.explain(&selection).await?),
             false => None,
@@ -119,7 +129,7 @@ impl Objects {
             false => None,
         };
         let view = self.view(auth, query, schema.as_deref(), &*snapshot, &objects).await?;
-        Ok(Page { objects, view, count, explanation })
+        Ok(Page { objects, view, count, redirected: None, explanation })
     }
 
     /// How the caller sees these objects: hidden fields, chosen keys, and the objects that their pointers include.

@@ -5,6 +5,7 @@
 mod create;
 mod delete;
 mod find;
+mod relations;
 mod schemas;
 mod sessions;
 mod subscribe;

@@ -1,7 +1,7 @@
 //! Who may open a live connection, and what a subscription may see.
 
 use super::find::refuse_hidden;
-use super::{Objects, now, refuse_unsupported, sessions};
+use super::{Objects, now, refuse_unsupported, relations, sessions};
 use crate::auth::{Auth, Credentials};
 use crate::error::{Failure, Result};
 use crate::permissions::Operation;
@@ -74,6 +74,9 @@ impl Objects {
             schema.permissions.check(operation, &auth.principals)?;
         }
         refuse_hidden(&auth, schema.map(|schema| &**schema), &subscribe.predicate, std::iter::empty())?;
+        if relations::is_asked(&subscribe.predicate, schema.map(|schema| &**schema)) {
+            return Err(Error::invalid_query("Relations cannot be subscribed to yet.").into());
+        }
         let mut predicate = subscribe.predicate.clone();
         if subscribe.class == ClassName::SESSION {
             predicate = sessions::own_only(&auth, predicate)?;

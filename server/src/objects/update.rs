@@ -1,7 +1,7 @@
 //! Changing an object.
 
 use super::create::{carried_through, changed_fields, check_fields, is_pointer};
-use super::{Objects, Pending, now, sessions, users};
+use super::{Objects, Pending, now, relations, sessions, users};
 use crate::auth::Auth;
 use crate::error::{Failure, Result};
 use crate::hooks::{Edits, SaveRequest, Trigger};
@@ -144,6 +144,7 @@ impl Objects {
         if *class == ClassName::SESSION {
             guard.writer = None;
         }
+        beside.extend(relations::take(class, id, &mut update)?);
         let action = Action::Update { update, at: now() };
         let write = Write { class: class.clone(), id: id.clone(), action, guard, fields };
         let committed = self.commit([vec![write], beside].concat()).await;

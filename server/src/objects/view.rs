@@ -5,7 +5,7 @@ use crate::auth::Auth;
 use crate::auth::session::TOKEN_FIELD;
 use crate::error::Result;
 use crate::permissions::{Operation, Principals};
-use crate::schema::Schemas;
+use crate::schema::{FieldType, Schemas};
 use crate::storage::Snapshot;
 use compact_str::CompactString;
 use std::collections::HashMap;
@@ -22,6 +22,8 @@ pub struct View {
     class: ClassName,
     projection: Projection,
     included: Included,
+    /// The class's relations: objects do not hold them, and show them all the same.
+    relations: Vec<(CompactString, Value)>,
     /// The readable objects behind included pointers.
     expanded: HashMap<Pointer, Arc<Object>>,
 }
@@ -64,7 +66,14 @@ impl View {
         projection: Projection,
         included: Included,
     ) -> Self {
-        Self { reader: auth.principals.clone(), schemas, class, projection, included, expanded: HashMap::new() }
+        let fields = schemas.get(&class).into_iter().flat_map(|schema| &schema.fields);
+        let relations = fields.filter_map(|(name, field_type)| match field_type {
+            FieldType::Relation(target) => Some((name.clone(), Value::Relation(Box::new(target.clone())))),
+            _ => None,
+        });
+        let relations = relations.collect();
+        let reader = auth.principals.clone();
+        Self { reader, schemas, class, projection, included, relations, expanded: HashMap::new() }
     }
 
     /// A caller's plain view of one class.
@@ -141,6 +150,14 @@ impl View {
             object.write_members(out, |name| self.projection.shows(name) && !hidden.contains(&name));
         } else {
             self.write_expanded(object, &hidden, &self.projection, &self.included, out);
+        }
+        for (name, relation) in &self.relations {
+            if !object.fields.contains(name) && self.projection.shows(name) && !hidden.contains(&name.as_str()) {
+                out.push(b',');
+                write_json_string(name, out);
+                out.push(b':');
+                relation.write_json(out);
+            }
         }
         self.write_own(&self.class, object, out);
     }

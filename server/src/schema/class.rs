@@ -268,6 +268,7 @@ fn is_default_field(class: &ClassName, name: &str) -> bool {
 
 fn default_fields(class: &ClassName) -> Vec<(CompactString, FieldType)> {
     let fields: &[(&str, FieldType)] = match class.as_str() {
+        _ if class.is_relation() => &[("owningId", FieldType::String), ("relatedId", FieldType::String)],
         "_User" => &[
             ("username", FieldType::String),
             ("password", FieldType::String),

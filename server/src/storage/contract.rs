@@ -3,7 +3,7 @@
 //! A store instantiates the suite with [`storage_contract!`], giving a function that makes [`Stores`]. The tests use
 //! classes that nobody else uses, so that they can share one database.
 
-use super::{Action, Answer, Guard, Selection, Storage, Unique, Write, WriteError, Written};
+use super::{Action, Answer, Guard, Membership, Selection, Storage, Unique, Write, WriteError, Written};
 use crate::changes::{Change, Committed, Cursor, ObjectChange, Position, Read};
 use crate::permissions::Principals;
 use crate::schema::{ClassSchema, FieldType, Index, SchemaEdit, infer};
@@ -44,6 +44,7 @@ macro_rules! storage_contract {
             unique_values_ignore_case
             a_unique_value_is_free_again_after_change_and_delete
             uniqueness_knows_objects_from_before_its_first_use
+            members_join_and_leave
             a_commit_is_all_or_nothing
             a_write_sees_the_earlier_ones_of_its_commit
             increments_are_atomic
@@ -431,6 +432,39 @@ pub async fn uniqueness_knows_objects_from_before_its_first_use(stores: &dyn Sto
     assert_eq!(failure(&*store, coded("c", "TWO")).await, duplicate("code"));
     done(&*store, coded("c", "three")).await;
     assert_eq!(failure(&*store, coded("d", "one")).await, duplicate("code"));
+}
+
+pub async fn members_join_and_leave(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Owner");
+    let relation = ClassName::of_relation("members", &class);
+    let write = |action: fn(Membership) -> Action, owner: &str, related: &str| {
+        let membership = Membership { owner: ObjectId::new(owner), related: ObjectId::new(related) };
+        let id = membership.id();
+        let (class, action) = (relation.clone(), action(membership));
+        Write { class, id, action, guard: Guard::default(), fields: Vec::new() }
+    };
+    let of = async |end: &str, id: &str, other: &str| {
+        let filter = format!(r#"{{"{end}":"{id}"}}"#);
+        let rows = find(&*store, &select(&relation, &filter, "")).await;
+        let ids = rows.iter().map(|row| row.field(other).unwrap().as_str().unwrap().to_owned());
+        ids.collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(" ")
+    };
+    let members = async |owner: &str| of(Membership::OWNER, owner, Membership::RELATED).await;
+    // With an owner that comes in the same commit. Ids may be any text.
+    let joins = [("a", "x"), ("a", "y"), ("a:", "x"), ("b", "x")].map(|(owner, id)| write(Action::Join, owner, id));
+    store.commit([vec![create(&class, "a", "{}")], joins.to_vec()].concat()).await.unwrap();
+    done(&*store, write(Action::Join, "a", "x")).await;
+    assert_eq!((members("a").await, members("a:").await), ("x y".into(), "x".into()));
+    assert_eq!(of(Membership::RELATED, "x", Membership::OWNER).await, "a a: b");
+    for _ in 0..2 {
+        done(&*store, write(Action::Leave, "a", "x")).await;
+    }
+    assert_eq!((members("a").await, members("b").await), ("y".into(), "x".into()));
+    // A refused owner keeps its members.
+    let refused = store.commit(vec![write(Action::Leave, "a", "y"), create(&class, "a", "{}")]).await;
+    assert_eq!(refused.unwrap_err(), WriteError::Exists);
+    assert_eq!(members("a").await, "y");
 }
 
 pub async fn a_commit_is_all_or_nothing(stores: &dyn Stores) {

@@ -32,7 +32,7 @@ use crate::changes::{ChangeSource, ChangeTail, Cursor};
 use crate::permissions::Principals;
 use crate::schema::{ClassSchema, FieldType, SchemaEdit, Schemas};
 use async_trait::async_trait;
-use compact_str::CompactString;
+use compact_str::{CompactString, format_compact};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -128,8 +128,38 @@ pub enum Action {
     Delete,
     /// As [`Action::Delete`], but an object that is gone already is no failure: that was wanted.
     DeleteIfPresent,
+    /// Makes an object a member of the relation that the class is ([`ClassName::of_relation`]), unless it is one. Such a
+    /// write has neither guard nor fields, and does not say what it did.
+    Join(Membership),
+    /// Makes it a member no more, if it is one.
+    Leave(Membership),
     /// Changes nothing, and fails the commit where the guard does not hold: for a write that rests on another object.
     Expect,
+}
+
+/// One member of one object's relation. In the relation's class the fields [`Membership::OWNER`] and
+/// [`Membership::RELATED`] say their ids.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Membership {
+    pub owner: ObjectId,
+    pub related: ObjectId,
+}
+
+impl Membership {
+    pub const OWNER: &str = "owningId";
+    pub const RELATED: &str = "relatedId";
+
+    /// The id of its write: no other pair has it.
+    pub fn id(&self) -> ObjectId {
+        ObjectId::new(format_compact!("{}:{}{}", self.owner.len(), self.owner, self.related))
+    }
+}
+
+impl Action {
+    /// Whether it makes an object, and where there is none yet, its class.
+    fn creates(&self) -> bool {
+        matches!(self, Self::Create(_) | Self::Join(_))
+    }
 }
 
 /// What must hold at the moment of the commit.

@@ -83,6 +83,12 @@ impl Constraint {
                 out.push(21);
                 out.extend_from_slice(&regex.canonical());
             }
+            Self::RelatedTo(relation) => {
+                out.push(22);
+                order::write_text(&relation.owner.class, out);
+                order::write_text(&relation.owner.id, out);
+                order::write_text(&relation.key, out);
+            }
         }
     }
 }

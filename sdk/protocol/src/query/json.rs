@@ -1,8 +1,8 @@
 //! The JSON of a `where`, both ways.
 
-use super::{Constraint, Predicate, Regex};
+use super::{Constraint, Predicate, Regex, RelatedTo};
 use crate::error::{Error, Result};
-use crate::names::{is_field_path, shortened};
+use crate::names::{is_field_name, is_field_path, shortened};
 use crate::value::{Map, Value, write_json_string};
 
 /// How deep `$and`, `$or` and `$nor` may nest.
@@ -45,7 +45,8 @@ impl Predicate {
             Self::Nor(parts) => write_json_parts("$nor", parts, out),
             Self::Field { path, constraint } => {
                 out.push(b'{');
-                write_json_string(path, out);
+                let name = if let Constraint::RelatedTo(_) = constraint { "$relatedTo" } else { path.as_str() };
+                write_json_string(name, out);
                 out.push(b':');
                 constraint.write_json(out);
                 out.push(b'}');
@@ -89,6 +90,7 @@ impl Constraint {
             Self::All(values) => ("$all", &Value::Array(values.clone())),
             Self::Exists(flag) => ("$exists", &Value::Bool(*flag)),
             Self::Matches(regex) => return regex.write_json(out),
+            Self::RelatedTo(relation) => return relation.write_json(out),
             Self::AllMatch(regexes) => {
                 out.extend_from_slice(b"{\"$all\":[");
                 for (at, regex) in regexes.iter().enumerate() {
@@ -104,6 +106,16 @@ impl Constraint {
         write_json_string(operator, out);
         out.push(b':');
         value.write_json(out);
+        out.push(b'}');
+    }
+}
+
+impl RelatedTo {
+    fn write_json(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"object\":");
+        Value::Pointer(Box::new(self.owner.clone())).write_json(out);
+        out.extend_from_slice(b",\"key\":");
+        write_json_string(&self.key, out);
         out.push(b'}');
     }
 }
@@ -130,7 +142,8 @@ fn read_map(map: &Map, depth: usize, clauses: &mut usize) -> Result<Predicate> {
             "$or" => parts.push(Predicate::Or(read_parts(name, value, depth, clauses)?)),
             "$and" => parts.push(Predicate::And(read_parts(name, value, depth, clauses)?)),
             "$nor" => parts.push(Predicate::Nor(read_parts(name, value, depth, clauses)?)),
-            "$relatedTo" | "$live" => return Err(not_supported(name)),
+            "$relatedTo" => parts.push(related_to(value)?),
+            "$live" => return Err(not_supported(name)),
             "ACL" => return Err(Error::invalid_query("Cannot query on ACL.")),
             path if is_field_path(path) => read_field(path, value, &mut parts)?,
             other => return Err(Error::invalid_key_name(format!("Invalid key name: {}", shortened(other)))),
@@ -149,6 +162,17 @@ fn read_parts(operator: &str, value: &Value, depth: usize, clauses: &mut usize) 
         || Error::invalid_query(format!("Bad {operator} format - use an array of queries that is not empty."));
     let items = value.as_array().filter(|items| !items.is_empty()).ok_or_else(malformed)?;
     items.iter().map(|item| read_map(item.as_object().ok_or_else(malformed)?, depth + 1, clauses)).collect()
+}
+
+fn related_to(value: &Value) -> Result<Predicate> {
+    let part = |name| value.as_object().and_then(|map| map.get(name));
+    match (part("object"), part("key").and_then(Value::as_str)) {
+        (Some(Value::Pointer(owner)), Some(key)) if is_field_name(key) => {
+            let relation = RelatedTo { owner: (**owner).clone(), key: key.into() };
+            Ok(Predicate::field("objectId", Constraint::RelatedTo(Box::new(relation))))
+        }
+        _ => Err(Error::invalid_query("$relatedTo names an object by its pointer and a relation by its key.")),
+    }
 }
 
 fn not_supported(operator: &str) -> Error {
@@ -337,6 +361,8 @@ mod tests {
             r#"{"a":{"$inQuery":{}}}"#,
             r#"{"a":{"$lt":{"$relativeTime":"now"}}}"#,
             r#"{"$relatedTo":{}}"#,
+            r#"{"$relatedTo":{"object":"x","key":"likes"}}"#,
+            r#"{"$relatedTo":{"object":{"__type":"Pointer","className":"C","objectId":"x"},"key":"a b"}}"#,
             r#"{"a":{"$options":"i"}}"#,
         ] {
             assert_eq!(code(json), 102, "{json}");
@@ -362,6 +388,7 @@ mod tests {
             r#"{"a":{"$eq":[1,2]}}"#,
             r#"{"p":{"__type":"Pointer","className":"C","objectId":"x"}}"#,
             r#"{"$nor":[{"a":{"$ne":"x"}}]}"#,
+            r#"{"$relatedTo":{"object":{"__type":"Pointer","className":"C","objectId":"x"},"key":"likes"}}"#,
         ] {
             let once = predicate(json).unwrap();
             let again = predicate(&once.to_json()).unwrap();

@@ -11,7 +11,7 @@ pub use json::{MAX_CLAUSES, MAX_EXPRESSIONS, MAX_LIST, MAX_PREDICATE_DEPTH, MAX_
 
 use crate::names::ClassName;
 use crate::object::Object;
-use crate::value::{Map, Value};
+use crate::value::{Map, Pointer, Value};
 use compact_str::CompactString;
 
 /// A question about one class.
@@ -30,6 +30,8 @@ pub struct Query {
     pub include: Vec<CompactString>,
     /// Ask for the plan instead of the results.
     pub explain: bool,
+    /// Ask for the class that this relation's members are of instead: a client may know only the relation.
+    pub redirect: Option<CompactString>,
 }
 
 /// Which fields an answer shows.
@@ -76,6 +78,16 @@ pub enum Constraint {
     AllMatch(Vec<Regex>),
     Exists(bool),
     Matches(Regex),
+    /// The object is a member of another object's relation; the path is `objectId`. An object alone does not show it: who
+    /// knows the members says their ids instead.
+    RelatedTo(Box<RelatedTo>),
+}
+
+/// A relation of one object: `{"$relatedTo":{"object":…,"key":…}}`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RelatedTo {
+    pub owner: Pointer,
+    pub key: CompactString,
 }
 
 /// A regular expression as the client wrote it; [`crate::matches`] compiles it.
@@ -99,6 +111,7 @@ impl Query {
             projection: Projection::default(),
             include: Vec::new(),
             explain: false,
+            redirect: None,
         }
     }
 
@@ -168,15 +181,23 @@ impl Predicate {
         }
     }
 
-    /// Lets a field be known by another name.
-    pub fn rename_field(&mut self, from: &str, to: &str) {
+    /// Every constraint with its path, to be changed.
+    pub fn fields_mut(&mut self, visit: &mut impl FnMut(&mut CompactString, &mut Constraint)) {
         match self {
             Self::And(parts) | Self::Or(parts) | Self::Nor(parts) => {
-                parts.iter_mut().for_each(|part| part.rename_field(from, to));
+                parts.iter_mut().for_each(|part| part.fields_mut(visit));
             }
-            Self::Field { path, .. } if path == from => *path = to.into(),
-            Self::Field { .. } => {}
+            Self::Field { path, constraint } => visit(path, constraint),
         }
+    }
+
+    /// Lets a field be known by another name.
+    pub fn rename_field(&mut self, from: &str, to: &str) {
+        self.fields_mut(&mut |path, _| {
+            if path == from {
+                *path = to.into();
+            }
+        });
     }
 
     /// Every regular expression in the predicate.

@@ -30,13 +30,10 @@ impl Query {
                 "include" => query.include = includes(&names(name, value)?)?,
                 "includeAll" if is_set(value) => query.include = vec!["*".into()],
                 "explain" => query.explain = is_set(value),
+                "redirectClassNameForKey" => query.redirect = value.as_str().map(CompactString::from),
                 "includeAll" | "comment" => {}
                 "hint" | "readPreference" | "includeReadPreference" | "subqueryReadPreference" if value.is_null() => {}
-                "hint"
-                | "readPreference"
-                | "includeReadPreference"
-                | "subqueryReadPreference"
-                | "redirectClassNameForKey" => {
+                "hint" | "readPreference" | "includeReadPreference" | "subqueryReadPreference" => {
                     return Err(Error::invalid_query(format!("{name} is not supported yet.")));
                 }
                 _ => return Err(Error::invalid_query(format!("Invalid parameter for query: {}", shortened(name)))),

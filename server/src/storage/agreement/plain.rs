@@ -136,6 +136,7 @@ fn field(path: &str, constraint: &Constraint, schema: &ClassSchema) -> Option<Do
         Constraint::Lte(value) => doc! { "$lte": atom(value)? },
         Constraint::Gt(value) => doc! { "$gt": atom(value)? },
         Constraint::Gte(value) => doc! { "$gte": atom(value)? },
+        Constraint::RelatedTo(_) => return None,
         Constraint::In(values) => doc! { "$in": list(values)? },
         Constraint::Nin(values) => doc! { "$nin": list(values)? },
         Constraint::All(values) => doc! { "$all": list(values)? },

@@ -12,14 +12,14 @@ use super::view::{Row, View, unavailable};
 use crate::changes::{Change, Committed, Cursor, ObjectChange, Position};
 use crate::schema::{ClassSchema, SchemaEdit};
 use crate::storage::limits::{self, too_large};
-use crate::storage::{Action, Guard, Unavailable, Unique, Write, WriteError, Written};
+use crate::storage::{Action, Guard, Membership, Unavailable, Unique, Write, WriteError, Written};
 use fjall::Readable;
 use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use tidings_protocol::matches::Matcher;
-use tidings_protocol::{Access, ClassName, Code, Error, Object, ObjectId, Value};
+use tidings_protocol::{Access, ClassName, Code, Error, Object, ObjectId, Value, map};
 
 pub(super) struct Group {
     view: View,
@@ -195,14 +195,23 @@ impl Group {
                 let (_, object) = self.guarded(&class, &write.id, &write.guard)?;
                 Ok(Written { cursor: self.cursor(), before: Some(object.clone()), after: Some(object) })
             }
-            Action::DeleteIfPresent if self.row(&class, &write.id)?.is_none() => {
-                Ok(Written { cursor: self.cursor(), before: None, after: None })
+            Action::Join(_) if self.row(&class, &write.id)?.is_some() => Ok(self.nothing()),
+            Action::Join(Membership { owner, related }) => {
+                let fields = map! { Membership::OWNER => owner.as_str(), Membership::RELATED => related.as_str() };
+                let object = Object { id: write.id, fields, ..Object::default() };
+                let sequence = self.position + 1;
+                self.put(&write.class, &class, sequence, None, Some(Arc::new(object)))
             }
-            Action::Delete | Action::DeleteIfPresent => {
+            Action::DeleteIfPresent | Action::Leave(_) if self.row(&class, &write.id)?.is_none() => Ok(self.nothing()),
+            Action::Delete | Action::DeleteIfPresent | Action::Leave(_) => {
                 let (sequence, before) = self.guarded(&class, &write.id, &write.guard)?;
                 self.put(&write.class, &class, sequence, Some(before), None)
             }
         }
+    }
+
+    fn nothing(&self) -> Written {
+        Written { cursor: self.cursor(), before: None, after: None }
     }
 
     /// The newest change, staged ones included.
@@ -216,7 +225,7 @@ impl Group {
         let mut schema = match &known {
             Some(class) if class.has_all(&write.fields)? => return Ok(class.clone()),
             Some(class) => ClassSchema::clone(&class.schema),
-            None if matches!(write.action, Action::Create(_)) => ClassSchema::new(write.class.clone()),
+            None if write.action.creates() => ClassSchema::new(write.class.clone()),
             None => return Err(WriteError::NotFound),
         };
         for (name, field_type) in &write.fields {

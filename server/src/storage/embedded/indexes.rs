@@ -5,6 +5,7 @@
 
 use super::keys::{self, EntryValue, IndexId, MAX_ID, Sequence};
 use crate::schema::{ClassSchema, FieldType, IndexField};
+use crate::storage::Membership;
 use compact_str::CompactString;
 use tidings_protocol::order::{write_key, write_text};
 use tidings_protocol::{ClassName, Object, Value};
@@ -90,6 +91,9 @@ pub(super) fn wanted(schema: &ClassSchema) -> Vec<Shape> {
             _ if field_type.is_indexed_by_default() => shapes.push(Shape::automatic(&[name], Kind::Values)),
             _ => {}
         }
+    }
+    if schema.class.is_relation() {
+        shapes.extend([Membership::OWNER, Membership::RELATED].map(|end| Shape::automatic(&[end], Kind::Values)));
     }
     if schema.class == ClassName::USER {
         shapes.extend(["username", "email"].map(Shape::folded));

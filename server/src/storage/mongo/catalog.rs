@@ -23,7 +23,9 @@ impl Catalog {
     }
 
     pub(super) fn get(&self, class: &ClassName) -> Option<Arc<ClassSchema>> {
-        self.schemas.load().get(class).cloned()
+        // Relations are alike, and have no rows in `_SCHEMA`.
+        let relation = || class.is_relation().then(|| Arc::new(ClassSchema::new(class.clone())));
+        self.schemas.load().get(class).cloned().or_else(relation)
     }
 
     /// The class, or an empty one: objects may be there before their class was heard of.

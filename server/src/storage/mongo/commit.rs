@@ -38,7 +38,7 @@ async fn make(shared: &Shared, writes: &mut [Write]) -> Result<Vec<Written>, Wri
             object.id = write.id.clone();
             object.fields.values_mut().for_each(as_stored);
         }
-        if matches!(write.action, Action::Create(_)) || brings_columns(shared, write) {
+        if write.action.creates() || brings_columns(shared, write) {
             shared.collections.make(&shared.db, &write.class, &write.fields).await.map_err(write_error)?;
         }
     }
@@ -62,7 +62,7 @@ async fn alone(shared: &Shared, write: &Write) -> Result<Option<Written>, WriteE
         Action::Create(object) if write.guard.expect.is_none() => {
             create(shared, write, object, &schema).await.map(Some)
         }
-        Action::Create(_) => Ok(None),
+        Action::Create(_) | Action::Join(_) | Action::Leave(_) => Ok(None),
         Action::Update { update, at } => self::update(shared, write, update, *at, &schema).await,
         // On its own a question, not a write.
         Action::Expect => Ok(None),

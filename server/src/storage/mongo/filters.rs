@@ -178,6 +178,7 @@ fn field(path: &str, constraint: &Constraint, schema: &ClassSchema) -> Filter {
 fn plain(name: &str, constraint: &Constraint) -> Filter {
     let list = |values: &[Value]| values.iter().map(inner).collect::<Vec<_>>();
     Filter::exact(match constraint {
+        Constraint::RelatedTo(_) => return Filter::unsaid(),
         Constraint::Eq(value) => doc! { name: { "$eq": inner(value) } },
         Constraint::Lt(value) => doc! { name: { "$lt": inner(value) } },
         Constraint::Lte(value) => doc! { name: { "$lte": inner(value) } },

@@ -11,7 +11,7 @@ use super::{Shared, collections, documents, feed, schemas, unique};
 use crate::changes::Change;
 use crate::schema::{ClassSchema, FieldType};
 use crate::storage::limits::too_large;
-use crate::storage::{Action, Guard, Unavailable, Write, WriteError, Written};
+use crate::storage::{Action, Guard, Membership, Unavailable, Write, WriteError, Written};
 use compact_str::CompactString;
 use mongodb::ClientSession;
 use mongodb::bson::{Document, RawDocumentBuf, doc};
@@ -298,6 +298,7 @@ impl<'a> Attempt<'a> {
                 Ok((Some(object.clone()), Some(object)))
             }
             Action::DeleteIfPresent if found.is_none() => Ok((None, None)),
+            Action::Join(membership) | Action::Leave(membership) => self.relate(write, membership).await,
             Action::Delete | Action::DeleteIfPresent => {
                 let before = guarded(found, &write.guard)?;
                 let objects = self.shared.objects::<RawDocumentBuf>(&write.class);
@@ -307,7 +308,23 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    /// Here a pair has the id that the database gives it, as with Parse Server; or several, where two made it at once.
+    async fn relate(&mut self, write: &Write, Membership { owner, related }: &Membership) -> Result<Images, Failure> {
+        let rows = self.shared.objects::<Document>(&write.class);
+        let pair = doc! { Membership::RELATED: related.as_str(), Membership::OWNER: owner.as_str() };
+        if let Action::Join(_) = write.action {
+            let join = rows.update_one(pair.clone(), doc! { "$setOnInsert": pair }).upsert(true);
+            join.session(&mut *self.session).await?;
+        } else {
+            rows.delete_many(pair).session(&mut *self.session).await?;
+        }
+        Ok((None, None))
+    }
+
     async fn row(&mut self, write: &Write) -> Result<Option<RawDocumentBuf>, Error> {
+        if write.class.is_relation() {
+            return Ok(None);
+        }
         let objects = self.shared.objects::<RawDocumentBuf>(&write.class);
         objects.find_one(doc! { "_id": write.id.as_str() }).session(&mut *self.session).await
     }
@@ -366,7 +383,7 @@ impl<'a> Attempt<'a> {
         let rows = self.shared.db.collection::<Document>(schemas::COLLECTION);
         let row = rows.find_one(doc! { "_id": write.class.as_str() }).session(&mut *self.session).await?;
         let Some(mut schema) = row.as_ref().and_then(schemas::decode) else {
-            if !matches!(write.action, Action::Create(_)) {
+            if !write.action.creates() {
                 return Err(WriteError::NotFound.into());
             }
             let mut schema = ClassSchema::new(write.class.clone());

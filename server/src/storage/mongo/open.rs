@@ -51,8 +51,14 @@ impl From<mongodb::error::Error> for OpenError {
 
 /// Connections to the database, unless the URL says otherwise: each carries one command at a time.
 const POOL: u32 = 100;
-/// How long a first answer may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long there may be nobody who takes a write: longer than an election, which begins when ten seconds have passed.
+/// Whoever is patient then notices none.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// How often members say that they are well, and how long a connection may take. A member that stands still keeps its
+/// connections, and whoever waits for it is cut off only when both have passed: with the driver's own values, twenty
+/// seconds.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+const CONNECTING: Duration = Duration::from_secs(5);
 
 impl Mongo {
     /// Opens the store in the database that the URL names, `parse` if it names none.
@@ -107,6 +113,8 @@ async fn connect(url: &str) -> Result<Client, OpenError> {
     settings.app_name.get_or_insert_with(|| "tidings".to_owned());
     settings.max_pool_size.get_or_insert(POOL);
     settings.server_selection_timeout.get_or_insert(PATIENCE);
+    settings.heartbeat_freq.get_or_insert(HEARTBEAT);
+    settings.connect_timeout.get_or_insert(CONNECTING);
     // An answered commit is on the disks of most.
     settings.write_concern = Some(WriteConcern::builder().w(Acknowledgment::Majority).journal(true).build());
     Ok(Client::with_options(settings)?)

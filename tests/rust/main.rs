@@ -17,5 +17,7 @@ mod queries;
 mod rest;
 mod resume;
 mod standalone;
+#[path = "../faults/three/mod.rs"]
+mod three;
 mod transport;
 mod users;

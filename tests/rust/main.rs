@@ -16,6 +16,7 @@ mod permissions;
 mod queries;
 mod rest;
 mod resume;
+mod secured;
 mod standalone;
 #[path = "../faults/three/mod.rs"]
 mod three;

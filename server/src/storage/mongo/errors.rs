@@ -25,8 +25,14 @@ const INDEX_NOT_FOUND: i32 = 27;
 /// The server no longer has the state, or cannot give it while collections or indexes are being made.
 const SNAPSHOT_UNAVAILABLE: [i32; 2] = [246, 239];
 
+/// What happened, in words. The driver also tells the whole answer of the server, in hexadecimal, which may hold what
+/// users have written.
+pub(super) fn told(error: &Error) -> String {
+    error.kind.to_string()
+}
+
 pub(super) fn unavailable(error: Error) -> Unavailable {
-    Unavailable(format!("MongoDB: {error}"))
+    Unavailable(format!("MongoDB: {}", told(&error)))
 }
 
 impl From<Malformed> for Unavailable {

@@ -1,7 +1,8 @@
 //! Opening the store: what a database must have, and what is done so that it has it.
 
 use super::catalog::Catalog;
-use super::collections::{Collections, OWN};
+use super::collections::{Collections, OWN, has_images};
+use super::errors::told;
 use super::lanes::Lanes;
 use super::recent::Recent;
 use super::standalone::{self, Standalone};
@@ -35,7 +36,7 @@ impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Url(why) => write!(f, "--database-url cannot be used: {why}"),
-            Self::Database(error) => write!(f, "the database cannot be used: {error}"),
+            Self::Database(error) => write!(f, "the database cannot be used: {}", told(error)),
             Self::Unsuited(why) => f.write_str(why),
         }
     }
@@ -159,12 +160,11 @@ async fn prepare(
     let mut found = db.list_collections().await?;
     let mut missing: BTreeSet<&str> = classes.keys().map(ClassName::as_str).collect();
     while let Some(collection) = found.try_next().await? {
-        let has_images = collection.options.change_stream_pre_and_post_images.is_some_and(|images| images.enabled);
         let name = collection.name.as_str();
         if !missing.remove(name) {
             continue;
         }
-        match has_images {
+        match has_images(&collection) {
             true => collections.set_ready(name),
             false => collections.adopt(db, name).await,
         }

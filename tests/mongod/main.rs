@@ -4,7 +4,7 @@
 //! cargo run --example with-mongod -- [--members 3 | --standalone] cargo test --test end_to_end
 //! ```
 //!
-//! `TIDINGS_TEST_MONGOD` names the program of MongoDB. The command finds a replica set of one at
+//! `TIDINGS_TEST_MONGOD` names the program of MongoDB. The command finds a replica set, of one unless it asks for more, at
 //! `TIDINGS_TEST_DATABASE_URL`, which has the servers under test keep their objects there, and at
 //! `TIDINGS_TEST_MONGODB_URL`, where the tests of the store look for one. When the command ends, so does the set, and
 //! nothing is left of it.

@@ -132,8 +132,9 @@ async fn verify(client: &Client, accounts: &[Account]) -> Tally {
     tally
 }
 
-fn rounds() -> usize {
-    std::env::var("TIDINGS_FAULT_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(20)
+/// How many rounds are asked for, else so many.
+pub(crate) fn rounds(otherwise: usize) -> usize {
+    std::env::var("TIDINGS_FAULT_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(otherwise)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -144,7 +145,7 @@ async fn what_was_acknowledged_survives_kill_9() {
     println!("the moments of death follow from {random}");
     let (mut all, mut ready) = (Vec::new(), Vec::new());
     let mut sum = Tally::default();
-    for round in 0..rounds() {
+    for round in 0..rounds(20) {
         random ^= random << 13;
         random ^= random >> 17;
         random ^= random << 5;
@@ -193,8 +194,8 @@ async fn what_was_acknowledged_survives_kill_9() {
     }
     assert_eq!(seen, sum.acknowledged);
     ready.sort_unstable();
-    println!("{} rounds: {sum:?}; ready again after {:?} (median)", rounds(), ready[ready.len() / 2]);
-    assert!(sum.acknowledged > rounds() * WRITERS, "hardly anything was written");
+    println!("{} rounds: {sum:?}; ready again after {:?} (median)", rounds(20), ready[ready.len() / 2]);
+    assert!(sum.acknowledged > rounds(20) * WRITERS, "hardly anything was written");
     server.assert_well().await;
 }
 

@@ -4,7 +4,7 @@
 //! cargo run --example with-mongod -- [--members 3 | --standalone] cargo test --test end_to_end
 //! ```
 //!
-//! `TIDINGS_TEST_MONGOD` names the program of MongoDB. The command finds a replica set of one at
+//! `TIDINGS_TEST_MONGOD` names the program of MongoDB. The command finds a replica set, of one unless it asks for more, at
 //! `TIDINGS_TEST_DATABASE_URL`, which has the servers under test keep their objects there, and at
 //! `TIDINGS_TEST_MONGODB_URL`, where the tests of the store look for one. When the command ends, so does the set, and
 //! nothing is left of it.
@@ -40,13 +40,13 @@ async fn run() -> Result<ExitCode, Box<dyn Error>> {
     let command = arguments.next().ok_or("with-mongod [--members N | --standalone] command…")?;
     let program = PathBuf::from(std::env::var_os("TIDINGS_TEST_MONGOD").ok_or("TIDINGS_TEST_MONGOD names no mongod")?);
     let set = is_replicated.then_some(set::SET);
-    let started = (0..members.max(1)).map(|_| process::start(&program, set)).collect::<Result<Vec<_>, _>>()?;
+    let started = (0..members.max(1)).map(|_| process::start(&program, set, &[])).collect::<Result<Vec<_>, _>>()?;
     let ports: Vec<_> = started.iter().map(|member| member.port).collect();
     let mut command = Command::new(command);
     command.args(arguments);
     if is_replicated {
-        set::initiate(&ports).await?;
-        let url = set::url(&ports, "");
+        set::initiate(&ports, "").await?;
+        let url = set::url(&ports, "", "");
         command.env("TIDINGS_TEST_DATABASE_URL", &url).env("TIDINGS_TEST_MONGODB_URL", &url);
     } else {
         command.env("TIDINGS_TEST_DATABASE_URL", format!("mongodb://127.0.0.1:{}/", ports[0]));

@@ -17,6 +17,9 @@ mod queries;
 mod relations;
 mod rest;
 mod resume;
+mod secured;
 mod standalone;
+#[path = "../faults/three/mod.rs"]
+mod three;
 mod transport;
 mod users;

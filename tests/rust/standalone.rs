@@ -1,19 +1,12 @@
 //! On a MongoDB that is no replica set: it is said what is lost, and the rest works. Skipped where `TIDINGS_TEST_MONGOD`
 //! names no program.
 
-#[path = "../mongod/process.rs"]
-mod process;
-
-use crate::harness::{Launch, json};
-use std::path::PathBuf;
+use crate::harness::{Launch, json, mongod, process};
 
 #[tokio::test]
 async fn a_standalone_mongodb_is_served_with_a_warning() {
-    let Some(program) = std::env::var_os("TIDINGS_TEST_MONGOD").map(PathBuf::from) else {
-        eprintln!("SKIPPED: TIDINGS_TEST_MONGOD names no mongod");
-        return;
-    };
-    let mongod = process::start(&program, None).unwrap();
+    let Some(program) = mongod() else { return };
+    let mongod = process::start(&program, None, &[]).unwrap();
     let url = format!("mongodb://127.0.0.1:{}/app", mongod.port);
     let mut server = Launch::plain().with(&["--database-url", &url]).start();
     for word in ["no replica set", "live queries", "one by one", "rs.initiate()"] {

@@ -2,12 +2,23 @@
 //! names, each in a database of its own.
 
 use mongodb::bson::doc;
+use std::path::PathBuf;
 
+const PROGRAM: &str = "TIDINGS_TEST_MONGOD";
 const URL: &str = "TIDINGS_TEST_DATABASE_URL";
 
 /// Whether servers are started on MongoDB, for what only one of the stores promises or does quickly.
 pub(crate) fn on_mongodb() -> bool {
     std::env::var_os(URL).is_some()
+}
+
+/// The program of a MongoDB, for stories that start one of their own; `None`, and a word about it, where none is named.
+pub(crate) fn mongod() -> Option<PathBuf> {
+    let program = std::env::var_os(PROGRAM);
+    if program.is_none() {
+        eprintln!("SKIPPED: {PROGRAM} names no mongod");
+    }
+    program.map(PathBuf::from)
 }
 
 /// A database for one folder's servers; dropped with it.

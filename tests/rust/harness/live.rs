@@ -3,10 +3,11 @@
 use super::{PATIENCE, Value, json};
 use futures_util::{SinkExt, StreamExt};
 use std::collections::VecDeque;
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config, tungstenite};
 
 /// One connection to the live socket.
 pub(crate) struct Live {
@@ -18,12 +19,18 @@ pub(crate) struct Live {
 impl Live {
     /// Opens a socket and says nothing yet. `url` is the API's, or any of the same server.
     pub(crate) async fn open(url: &str) -> Self {
+        let opening = tokio::time::timeout(PATIENCE, Self::try_open(url));
+        opening.await.expect("the socket opens in time").unwrap_or_else(|error| panic!("{url}: {error}"))
+    }
+
+    /// # Errors
+    /// When nobody is there.
+    pub(crate) async fn try_open(url: &str) -> Result<Self, tungstenite::Error> {
         let url = url.replacen("http://", "ws://", 1);
         // Nothing is masked away by the client's own limits.
         let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
-        let opening = tokio::time::timeout(PATIENCE, connect_async_with_config(&url, Some(config), true));
-        let (socket, _) = opening.await.expect("the socket opens in time").unwrap_or_else(|e| panic!("{url}: {e}"));
-        Self { socket, early: VecDeque::new() }
+        let (socket, _) = connect_async_with_config(&url, Some(config), true).await?;
+        Ok(Self { socket, early: VecDeque::new() })
     }
 
     pub(crate) async fn send(&mut self, frame: Value) {
@@ -50,6 +57,11 @@ impl Live {
             Some(frame) => Some(frame),
             None => self.read().await,
         }
+    }
+
+    /// The next frame, or `None` when the server closed, or was silent for so long.
+    pub(crate) async fn next_within(&mut self, silence: Duration) -> Option<Value> {
+        tokio::time::timeout(silence, self.read_text()).await.ok()?
     }
 
     async fn read(&mut self) -> Option<Value> {

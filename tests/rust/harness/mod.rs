@@ -7,12 +7,16 @@ mod client;
 mod database;
 mod launch;
 mod live;
+#[path = "../../mongod/process.rs"]
+pub(crate) mod process;
 mod raw;
 mod server;
+#[path = "../../mongod/set.rs"]
+pub(crate) mod set;
 mod turn;
 
 pub(crate) use client::{Answer, Client, query_string};
-pub(crate) use database::on_mongodb;
+pub(crate) use database::{mongod, on_mongodb};
 pub(crate) use launch::{Launch, refused};
 pub(crate) use live::{Live, cursor_of};
 pub(crate) use raw::{Raw, status_of};

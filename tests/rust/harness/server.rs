@@ -106,6 +106,16 @@ impl Server {
         let _ = self.process.wait();
     }
 
+    /// SIGSTOP: it answers nobody, and keeps its connections.
+    pub(crate) fn pause(&self) {
+        signal(self.process.id(), "STOP");
+    }
+
+    /// SIGCONT.
+    pub(crate) fn go_on(&self) {
+        signal(self.process.id(), "CONT");
+    }
+
     /// Starts the same again: port, data, everything.
     pub(crate) fn start_again(&mut self) {
         let (process, url, ready_after, stdout, stderr) = spawn(&self.launch, Some(self.port));

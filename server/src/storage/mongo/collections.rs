@@ -1,13 +1,15 @@
 //! The collections of classes and their indexes: made before anything needs them, as nobody waits for them then.
 
 use super::documents::{GUEST_ID, pointer_name};
-use super::errors::{already_exists, is_missing};
+use super::errors::{already_exists, is_missing, told};
 use crate::schema::FieldType;
 use crate::storage::Membership;
 use compact_str::CompactString;
+use futures_util::TryStreamExt;
 use mongodb::Database;
 use mongodb::bson::{Document, doc};
 use mongodb::error::{Error, Result};
+use mongodb::results::CollectionSpecification;
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tidings_protocol::ClassName;
@@ -19,6 +21,10 @@ pub(super) const OWN: &str = "_Tidings";
 /// indexes: a question in another would not use them, and Parse Server does not start where an index of the name that it
 /// gives is of another.
 pub(super) const LANGUAGE: &str = "en_US";
+
+/// Said where images cannot be switched on.
+const WITHOUT_IMAGES: &str = "its changes come without images, so its live queries get fresh results instead of \
+    events; that ends when a user with the right to collMod (role dbAdmin) has started a server once";
 
 pub(super) struct Collections {
     /// Whether changes carry images: where there are no changes to hear, nothing keeps them.
@@ -113,9 +119,14 @@ impl Collections {
         let create = doc! { "create": name, "changeStreamPreAndPostImages": &images };
         match db.run_command(create).await {
             Err(error) if already_exists(&error) => {
+                // To switch them on takes a right that few users have: only where it must be.
+                let found = db.list_collections().filter(doc! { "name": name }).await?.try_next().await?;
+                if found.is_none_or(|found| has_images(&found)) {
+                    return Ok(());
+                }
                 let change = doc! { "collMod": name, "changeStreamPreAndPostImages": images };
                 if let Err(error) = db.run_command(change).await {
-                    tracing::warn!(collection = name, %error, "its changes come without images: live queries resync");
+                    tracing::warn!(collection = name, error = told(&error), "{WITHOUT_IMAGES}");
                 }
                 Ok(())
             }
@@ -137,6 +148,11 @@ impl Collections {
         self.set_ready(&key);
         Ok(())
     }
+}
+
+/// Whether a collection's changes carry both images.
+pub(super) fn has_images(collection: &CollectionSpecification) -> bool {
+    collection.options.change_stream_pre_and_post_images.as_ref().is_some_and(|images| images.enabled)
 }
 
 /// The index of each class that gives its objects in the order of their creation.

@@ -30,8 +30,14 @@ const SNAPSHOT_UNAVAILABLE: [i32; 2] = [246, 239];
 /// lists.
 const GONE_AWAY: [i32; 13] = [6, 7, 89, 91, 134, 189, 262, 9_001, 10_107, 11_600, 11_602, 13_435, 13_436];
 
+/// What happened, in words. The driver also tells the whole answer of the server, in hexadecimal, which may hold what
+/// users have written.
+pub(super) fn told(error: &Error) -> String {
+    error.kind.to_string()
+}
+
 pub(super) fn unavailable(error: Error) -> Unavailable {
-    Unavailable(format!("MongoDB: {error}"))
+    Unavailable(format!("MongoDB: {}", told(&error)))
 }
 
 impl From<Malformed> for Unavailable {

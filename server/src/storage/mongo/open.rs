@@ -1,7 +1,8 @@
 //! Opening the store: what a database must have, and what is done so that it has it.
 
 use super::catalog::Catalog;
-use super::collections::{Collections, OWN};
+use super::collections::{Collections, OWN, has_images};
+use super::errors::told;
 use super::gathering::Gathering;
 use super::lanes::Lanes;
 use super::recent::Recent;
@@ -36,7 +37,7 @@ impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Url(why) => write!(f, "--database-url cannot be used: {why}"),
-            Self::Database(error) => write!(f, "the database cannot be used: {error}"),
+            Self::Database(error) => write!(f, "the database cannot be used: {}", told(error)),
             Self::Unsuited(why) => f.write_str(why),
         }
     }
@@ -52,8 +53,14 @@ impl From<mongodb::error::Error> for OpenError {
 
 /// Connections to the database, unless the URL says otherwise: each carries one command at a time.
 const POOL: u32 = 100;
-/// How long a first answer may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long there may be nobody who takes a write: longer than an election, which begins when ten seconds have passed.
+/// Whoever is patient then notices none.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// How often members say that they are well, and how long a connection may take. A member that stands still keeps its
+/// connections, and whoever waits for it is cut off only when both have passed: with the driver's own values, twenty
+/// seconds.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+const CONNECTING: Duration = Duration::from_secs(5);
 
 impl Mongo {
     /// Opens the store in the database that the URL names, `parse` if it names none.
@@ -109,6 +116,8 @@ async fn connect(url: &str) -> Result<Client, OpenError> {
     settings.app_name.get_or_insert_with(|| "tidings".to_owned());
     settings.max_pool_size.get_or_insert(POOL);
     settings.server_selection_timeout.get_or_insert(PATIENCE);
+    settings.heartbeat_freq.get_or_insert(HEARTBEAT);
+    settings.connect_timeout.get_or_insert(CONNECTING);
     // An answered commit is on the disks of most.
     settings.write_concern = Some(WriteConcern::builder().w(Acknowledgment::Majority).journal(true).build());
     Ok(Client::with_options(settings)?)
@@ -153,12 +162,11 @@ async fn prepare(
     let mut found = db.list_collections().await?;
     let mut missing: BTreeSet<&str> = classes.keys().map(ClassName::as_str).collect();
     while let Some(collection) = found.try_next().await? {
-        let has_images = collection.options.change_stream_pre_and_post_images.is_some_and(|images| images.enabled);
         let name = collection.name.as_str();
         if !missing.remove(name) {
             continue;
         }
-        match has_images {
+        match has_images(&collection) {
             true => collections.set_ready(name),
             false => collections.adopt(db, name).await,
         }

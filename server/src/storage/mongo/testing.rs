@@ -27,8 +27,8 @@ pub(crate) async fn url() -> Option<String> {
     let program = program()?;
     static MONGOD: OnceLock<Mongod> = OnceLock::new();
     let port = started(&MONGOD, program, Some(set::SET)).await;
-    set::initiate(&[port]).await.unwrap();
-    Some(set::url(&[port], &database))
+    set::initiate(&[port], "").await.unwrap();
+    Some(set::url(&[port], &database, ""))
 }
 
 /// As [`url`], of a server that is no replica set.
@@ -53,7 +53,7 @@ fn program() -> Option<PathBuf> {
 }
 
 async fn started(mongod: &'static OnceLock<Mongod>, program: PathBuf, set: Option<&'static str>) -> u16 {
-    let start = move || mongod.get_or_init(|| process::start(&program, set).unwrap()).port;
+    let start = move || mongod.get_or_init(|| process::start(&program, set, &[]).unwrap()).port;
     tokio::task::spawn_blocking(start).await.unwrap()
 }
 

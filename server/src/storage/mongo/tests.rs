@@ -1,4 +1,5 @@
-//! The contract of every store, on a replica set of one; and what only a store has that others write to.
+//! The contract of every store, on a replica set of one, or on the one that `TIDINGS_TEST_MONGODB_URL` names; and what
+//! only a store has that others write to.
 
 use super::{Mongo, MongoOptions, OpenError, schemas, testing};
 use crate::changes::{Change, Committed, ObjectChange, Position, Read};

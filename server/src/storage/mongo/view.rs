@@ -11,7 +11,7 @@ use compact_str::CompactString;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::error::Error;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tidings_protocol::{ClassName, Object, ObjectId};
 
 /// Which moment it is, the first question decides. Whoever reads first gets the newest state that the database has;
@@ -23,9 +23,12 @@ pub(super) struct View {
     first: tokio::sync::Mutex<()>,
 }
 
-/// How often a read is tried again while a collection or an index is being made.
-const ATTEMPTS: usize = 20;
+/// How long a read is tried again while a collection or an index is being made, or a new primary has no state yet that
+/// most members have.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The first wait between two tries, and the longest.
 const REST: Duration = Duration::from_millis(5);
+const LONGEST_REST: Duration = Duration::from_millis(100);
 
 enum Read<'a> {
     Get(&'a ClassName, &'a ObjectId),
@@ -52,7 +55,7 @@ impl View {
     /// Reads at this view's moment, or decides it.
     async fn read(&self, read: Read<'_>) -> Result<Found, Unavailable> {
         let _first = if self.at.get().is_none() { Some(self.first.lock().await) } else { None };
-        let (mut attempts, mut is_again) = (0, false);
+        let (begun, mut rest, mut is_again) = (Instant::now(), REST, false);
         loop {
             let at = self.at.get().copied();
             match self.read_at(at, &read).await {
@@ -63,9 +66,9 @@ impl View {
                         return Ok(found);
                     }
                 }
-                Err(error) if is_snapshot_unavailable(&error) && attempts < ATTEMPTS => {
-                    attempts += 1;
-                    tokio::time::sleep(REST).await;
+                Err(error) if is_snapshot_unavailable(&error) && begun.elapsed() < PATIENCE => {
+                    tokio::time::sleep(rest).await;
+                    rest = LONGEST_REST.min(rest * 2);
                 }
                 // As drivers read again: from whoever is the primary then.
                 Err(error) if has_gone_away(&error) && !is_again => is_again = true,

@@ -36,7 +36,10 @@ pub(crate) fn start(program: &Path, set: Option<&str>, more: &[&str]) -> io::Res
     let mut command = Command::new(program);
     command.args(["--bind_ip", "127.0.0.1", "--port", &port.to_string(), "--dbpath"]).arg(folder.path());
     if let Some(set) = set {
-        command.args(["--replSet", set, "--oplogSize", "256"]);
+        command.args(["--replSet", set]);
+        if !more.contains(&"--oplogSize") {
+            command.args(["--oplogSize", "256"]);
+        }
     }
     command.args(["--wiredTigerCacheSizeGB", "0.5", "--nounixsocket", "--quiet"]);
     command.args(["--setParameter", "diagnosticDataCollectionEnabled=false"]);

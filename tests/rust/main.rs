@@ -12,6 +12,7 @@ mod harness;
 mod hooks;
 mod live;
 mod malformed;
+mod nodes;
 mod permissions;
 mod queries;
 mod relations;

@@ -103,20 +103,6 @@ impl ChangeTail {
         }
     }
 
-    /// Changes up to `position` have happened that this tail will never have: its follower is behind, and the log will
-    /// tell it what is gone.
-    pub fn lose_until(&self, position: Position) {
-        let mut recent = self.lock();
-        recent.changes.clear();
-        recent.bytes = 0;
-        recent.floor = position;
-        self.published.store(position, Ordering::Release);
-        drop(recent);
-        if let Some(wake) = self.wake.get() {
-            wake();
-        }
-    }
-
     /// A change at this position was answered, and is still to be pushed.
     pub fn answered(&self, position: Position) {
         self.answered.fetch_max(position, Ordering::AcqRel);
@@ -217,10 +203,6 @@ mod tests {
         tail.answered(25);
         tail.answered(22);
         assert_eq!((tail.position(), tail.newest()), (20, 25));
-        tail.lose_until(30);
-        assert_eq!(tail.newest(), 30);
-        assert!(matches!(tail.read_after(20, 9), Read::Behind));
-        assert!(positions(tail.read_after(30, 9)).is_empty());
     }
 
     #[test]

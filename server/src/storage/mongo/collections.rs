@@ -1,7 +1,7 @@
 //! The collections of classes and their indexes: made before anything needs them, as nobody waits for them then.
 
 use super::documents::{GUEST_ID, pointer_name};
-use super::errors::{already_exists, is_missing, told};
+use super::errors::{already_exists, in_words, is_missing};
 use crate::schema::FieldType;
 use crate::storage::Membership;
 use compact_str::CompactString;
@@ -55,7 +55,7 @@ impl Collections {
     pub(super) async fn adopt(&self, db: &Database, class: &str) {
         match self.create(db, class).await {
             Ok(()) => self.set_ready(class),
-            Err(error) => tracing::warn!(class, %error, "its collection cannot be made yet"),
+            Err(error) => tracing::warn!(class, error = in_words(&error), "its collection cannot be made yet"),
         }
     }
 
@@ -126,7 +126,7 @@ impl Collections {
                 }
                 let change = doc! { "collMod": name, "changeStreamPreAndPostImages": images };
                 if let Err(error) = db.run_command(change).await {
-                    tracing::warn!(collection = name, error = told(&error), "{WITHOUT_IMAGES}");
+                    tracing::warn!(collection = name, error = in_words(&error), "{WITHOUT_IMAGES}");
                 }
                 Ok(())
             }

@@ -32,12 +32,12 @@ const GONE_AWAY: [i32; 13] = [6, 7, 89, 91, 134, 189, 262, 9_001, 10_107, 11_600
 
 /// What happened, in words. The driver also tells the whole answer of the server, in hexadecimal, which may hold what
 /// users have written.
-pub(super) fn told(error: &Error) -> String {
+pub(super) fn in_words(error: &Error) -> String {
     error.kind.to_string()
 }
 
 pub(super) fn unavailable(error: Error) -> Unavailable {
-    Unavailable(format!("MongoDB: {}", told(&error)))
+    Unavailable(format!("MongoDB: {}", in_words(&error)))
 }
 
 impl From<Malformed> for Unavailable {

@@ -3,7 +3,7 @@
 //! The stream tells the writes of this process like those of any other, in the order of the cluster's time, which is the
 //! position. The writes of one transaction have the same time, and are handed on together.
 
-use super::errors::code;
+use super::errors::{code, in_words};
 use super::{Shared, documents, position, schemas, timestamp};
 use crate::changes::{Change, ChangeSource, Committed, ObjectChange, Position, SourceError};
 use crate::permissions::ClassLevelPermissions;
@@ -13,7 +13,7 @@ use futures_util::StreamExt;
 use mongodb::bson::{Document, RawBsonRef, RawDocument, doc};
 use mongodb::error::Error;
 use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tidings_protocol::{ClassName, Object, ObjectId};
@@ -59,20 +59,41 @@ pub(super) async fn follow(shared: Arc<Shared>, mut after: Position) {
                 continue;
             }
             Err(error) if code(&error) == Some(HISTORY_LOST) => {
-                tracing::error!(%error, "changes were missed: live queries start over");
-                match newest(&shared).await {
-                    Ok(now) => {
-                        after = now;
-                        shared.tail.lose_until(now);
-                    }
-                    Err(error) => tracing::warn!(%error, "the database does not answer"),
+                tracing::error!(error = in_words(&error), "changes were missed: all live queries get fresh results");
+                match begin_again(&shared).await {
+                    Ok(now) => after = now,
+                    Err(error) => tracing::warn!(error = in_words(&error), "the database does not answer"),
                 }
             }
-            Err(error) => tracing::warn!(%error, "the change stream broke; it is opened again where it ended"),
+            Err(error) => {
+                tracing::warn!(error = in_words(&error), "the change stream broke; it is opened again where it ended")
+            }
         }
         metrics::counter!("tidings_store_stream_restarts_total").increment(1);
         tokio::time::sleep(REST).await;
     }
+}
+
+/// Goes on with the database as it is, as nobody tells what has happened to it: classes may be others, and of no class has
+/// been seen what happened to its objects.
+async fn begin_again(shared: &Arc<Shared>) -> Result<Position, Error> {
+    let now = newest(shared).await?;
+    let (known, found) = (shared.catalog.all(), schemas::read(&shared.db).await?);
+    let classes: BTreeSet<&ClassName> = known.keys().chain(found.keys()).collect();
+    let mut changes = Vec::new();
+    for class in classes {
+        let (before, schema) = (known.get(class).cloned(), found.get(class).cloned());
+        if before != schema {
+            changes.push(Change::Schema { class: class.clone(), before, schema: schema.clone() });
+            shared.catalog.put(class, schema, now);
+        }
+        changes.push(Change::Unseen { class: class.clone(), gone: None });
+        adopt(shared, class.clone());
+    }
+    changes.iter().for_each(|change| shared.recent.hear(change));
+    let committed = (0..).zip(changes).map(|(ordinal, change)| Arc::new(Committed { position: now, ordinal, change }));
+    shared.tail.push(committed);
+    Ok(now)
 }
 
 /// Follows the stream to its end; one that leaves something out, to the end of its first news.
@@ -86,9 +107,8 @@ async fn follow_once(shared: &Arc<Shared>, after: &mut Position, telling: Tellin
             shared.recent.hear(&committed.change);
             if let Change::Schema { class, schema, .. } = &committed.change {
                 shared.catalog.put(class, schema.clone(), committed.position);
-                if schema.is_some() && !shared.collections.is_ready(class) {
-                    let (shared, class) = (shared.clone(), class.clone());
-                    shared.runtime.clone().spawn(async move { shared.collections.adopt(&shared.db, &class).await });
+                if schema.is_some() {
+                    adopt(shared, class.clone());
                 }
             }
         }
@@ -101,6 +121,14 @@ async fn follow_once(shared: &Arc<Shared>, after: &mut Position, telling: Tellin
         }
     }
     Ok(())
+}
+
+/// Has the changes of a class carry images, if that is still to be done. Nobody waits for it.
+fn adopt(shared: &Arc<Shared>, class: ClassName) {
+    if !shared.collections.is_ready(&class) {
+        let shared = shared.clone();
+        shared.runtime.clone().spawn(async move { shared.collections.adopt(&shared.db, &class).await });
+    }
 }
 
 async fn open(shared: &Shared, after: Position, wait: Duration, telling: Telling) -> Result<RawBatchCursor, Error> {
@@ -137,12 +165,12 @@ impl ChangeSource for Log {
         }
         read.map_err(|error| match code(&error) {
             Some(HISTORY_LOST) => SourceError::Gone,
-            _ => SourceError::Unavailable(error.to_string()),
+            _ => SourceError::Unavailable(in_words(&error)),
         })
     }
 
     async fn newest(&self) -> Result<Position, SourceError> {
-        newest(&self.0).await.map_err(|error| SourceError::Unavailable(error.to_string()))
+        newest(&self.0).await.map_err(|error| SourceError::Unavailable(in_words(&error)))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::catalog::Catalog;
 use super::collections::{Collections, OWN, has_images};
-use super::errors::told;
+use super::errors::in_words;
 use super::gathering::Gathering;
 use super::lanes::Lanes;
 use super::recent::Recent;
@@ -11,7 +11,7 @@ use super::{LARGEST_DOCUMENT, Mongo, MongoOptions, Shared, feed, position, schem
 use crate::changes::{ChangeTail, Position};
 use compact_str::{CompactString, format_compact};
 use futures_util::TryStreamExt;
-use mongodb::bson::{Bson, Document, doc};
+use mongodb::bson::{Bson, doc};
 use mongodb::options::{Acknowledgment, ClientOptions, WriteConcern};
 use mongodb::{Client, Database};
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,7 +37,7 @@ impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Url(why) => write!(f, "--database-url cannot be used: {why}"),
-            Self::Database(error) => write!(f, "the database cannot be used: {}", told(error)),
+            Self::Database(error) => write!(f, "the database cannot be used: {}", in_words(error)),
             Self::Unsuited(why) => f.write_str(why),
         }
     }
@@ -85,7 +85,7 @@ impl Mongo {
             // What this process tells, no other knows of.
             None => format_compact!("{:016x}", rand::random::<u64>()),
         };
-        let classes = classes(&db).await?;
+        let classes = schemas::read(&db).await?;
         prepare(&db, &collections, &classes).await?;
         let start = now.unwrap_or_default();
         let shared = Arc::new(Shared {
@@ -146,12 +146,6 @@ async fn timeline(db: &Database) -> Result<CompactString, OpenError> {
     Ok(digits.collect::<String>().into())
 }
 
-async fn classes(db: &Database) -> Result<BTreeMap<ClassName, Arc<crate::schema::ClassSchema>>, OpenError> {
-    let rows: Vec<Document> = db.collection(schemas::COLLECTION).find(doc! {}).await?.try_collect().await?;
-    let schemas = rows.iter().filter_map(schemas::decode);
-    Ok(schemas.map(|schema| (schema.class.clone(), Arc::new(schema))).collect())
-}
-
 /// Has the changes of every class carry both images, also where Parse Server made the collection, or would: it declares a
 /// class without one, which comes with the first object.
 async fn prepare(
@@ -175,14 +169,17 @@ async fn prepare(
             let db = db.clone();
             tokio::spawn(async move {
                 if let Err(error) = Collections::make_token_index(&db).await {
-                    tracing::warn!(%error, "sessions of other servers are slow to find: their tokens have no index");
+                    tracing::warn!(
+                        error = in_words(&error),
+                        "sessions of other servers are slow to find: their tokens have no index"
+                    );
                 }
             });
         }
     }
     for class in missing {
         if let Err(error) = collections.create(db, class).await {
-            tracing::warn!(class, %error, "its collection cannot be made yet");
+            tracing::warn!(class, error = in_words(&error), "its collection cannot be made yet");
         }
     }
     Ok(())

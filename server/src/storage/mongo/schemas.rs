@@ -8,7 +8,12 @@ use super::documents::{GUEST, GUEST_ID, parse_name, pointer_name};
 use crate::permissions::ClassLevelPermissions;
 use crate::schema::{ClassSchema, FieldType, Index};
 use compact_str::CompactString;
+use futures_util::TryStreamExt;
+use mongodb::Database;
 use mongodb::bson::{Bson, Document, doc};
+use mongodb::error::Error;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use tidings_protocol::{ClassName, Map, Value};
 
 /// Where the rows are.
@@ -16,6 +21,12 @@ pub(super) const COLLECTION: &str = "_SCHEMA";
 
 /// Members of a row that are no fields.
 const NOT_FIELDS: [&str; 6] = ["_id", "_metadata", "_client_permissions", "objectId", "createdAt", "updatedAt"];
+
+/// Every class as its row says it.
+pub(super) async fn read(db: &Database) -> Result<BTreeMap<ClassName, Arc<ClassSchema>>, Error> {
+    let rows: Vec<Document> = db.collection(COLLECTION).find(doc! {}).await?.try_collect().await?;
+    Ok(rows.iter().filter_map(decode).map(|schema| (schema.class.clone(), Arc::new(schema))).collect())
+}
 
 pub(super) fn encode(schema: &ClassSchema) -> Document {
     let mut row = doc! {

@@ -1,6 +1,6 @@
 //! Relations: members beside the object, changed with it and asked about by it.
 
-use crate::harness::{Client, Server, Value, fresh, id_of, json, pointer};
+use crate::harness::{Client, Launch, Server, Value, fresh, id_of, json, pointer};
 use std::collections::BTreeSet;
 
 /// A post and three readers, of classes that no other test uses.
@@ -176,6 +176,62 @@ async fn what_is_no_relation_is_refused_and_changes_nothing() {
     assert_eq!(nobody.find(&story.readers, gone).await, Vec::<Value>::new());
     let no_key = json!({"$relatedTo": {"object": pointer(&story.posts, &story.post), "key": "none"}});
     assert_eq!(nobody.find(&story.readers, no_key).await, Vec::<Value>::new());
+}
+
+#[tokio::test]
+async fn too_much_at_once_is_refused_and_harms_nobody() {
+    let server = Server::shared();
+    let story = Story::begin(&server).await;
+    let (nobody, path) = (&story.nobody, format!("/classes/{}/{}", story.posts, story.post));
+    story.change("AddRelation", &[0]).await;
+    let add = |ids: Vec<String>| {
+        let objects: Vec<_> = ids.iter().map(|id| pointer(&story.readers, id)).collect();
+        json!({"likes": {"__op": "AddRelation", "objects": objects}})
+    };
+    for long in [256, 70_000] {
+        nobody.put(&path, add(vec!["x".repeat(long)])).await.refused(400, 104);
+    }
+    nobody.put(&path, add((0..1_001).map(|n| n.to_string()).collect())).await.refused(400, 107);
+    nobody.put(&path, json!({"likes": null})).await.ok();
+    let many = vec![story.related(); 200];
+    assert_eq!(nobody.find(&story.readers, json!({"$or": many})).await.len(), 1, "asked once");
+    let many: Vec<_> = (0..200)
+        .map(|n| json!({"$relatedTo": {"object": pointer(&story.posts, &n.to_string()), "key": "likes"}}))
+        .collect();
+    let body = json!({"_method": "GET", "where": {"$or": many}});
+    nobody.post(&format!("/classes/{}", story.readers), body).await.refused(400, 102);
+    let long = json!({"$relatedTo": {"object": pointer(&story.posts, &"x".repeat(1_000_000)), "key": "likes"}});
+    let body = json!({"_method": "GET", "where": long});
+    assert_eq!(nobody.post(&format!("/classes/{}", story.readers), body).await.ok()["results"], json!([]));
+    // Nothing else is true of a relation.
+    for constraint in [json!({"$exists": true}), json!({"$exists": false}), json!(1)] {
+        assert_eq!(nobody.find(&story.posts, json!({"likes": constraint})).await, Vec::<Value>::new());
+    }
+    assert_eq!(story.likes(nobody).await, BTreeSet::from([0]));
+    assert_eq!(nobody.fetch(&story.posts, &story.post).await["likes"]["__type"], "Relation");
+}
+
+#[tokio::test]
+async fn a_hook_decides_about_members() {
+    let script = r#"before_save("Team", |request| {
+        if request.object.closed == true { request.object.unset("admins"); }
+        if request.object.kept == true { request.object.admins = request.object.admins; }
+    });"#;
+    let server = Launch::plain().file("cloud-code/main.rhai", script).start();
+    let nobody = server.nobody();
+    let admin = nobody.create("Admin", json!({})).await;
+    let add = json!({"__op": "AddRelation", "objects": [pointer("Admin", &admin)]});
+    let admins = async |team: &str| {
+        let related = json!({"$relatedTo": {"object": pointer("Team", team), "key": "admins"}});
+        nobody.find("Admin", related).await.len()
+    };
+    let open = nobody.create("Team", json!({"admins": add})).await;
+    let closed = nobody.create("Team", json!({"admins": add, "closed": true})).await;
+    assert_eq!((admins(&open).await, admins(&closed).await), (1, 0));
+    nobody.update("Team", &closed, json!({"admins": add})).await;
+    assert_eq!(admins(&closed).await, 0);
+    nobody.update("Team", &closed, json!({"admins": add, "closed": false, "kept": true})).await;
+    assert_eq!(admins(&closed).await, 1);
 }
 
 #[tokio::test]

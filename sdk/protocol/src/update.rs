@@ -53,6 +53,8 @@ pub enum Operation {
 const MAX_GAP: usize = 16;
 /// How many operations one update may hold: each costs a search for its field.
 const MAX_OPERATIONS: usize = 1_000;
+/// How many members of a relation one operation may change: all of them are one commit.
+const MAX_MEMBERS: usize = 1_000;
 /// From this many items on, membership is asked of a hash table: a scan for each would cost their product.
 const HASH_FROM: usize = 16;
 
@@ -233,12 +235,18 @@ impl Operation {
             "Batch" => {
                 let ops = map.get("ops").and_then(Value::as_array).filter(|ops| !ops.is_empty());
                 let ops = ops.ok_or_else(|| Error::invalid_json("Batch must provide an array of operations"))?;
+                if ops.len() > MAX_MEMBERS {
+                    return Err(too_many_members());
+                }
                 let mut all = Self::Relate { add: Vec::new(), remove: Vec::new() };
                 for op in ops {
                     all = match Self::from_value(op.clone())? {
                         relate @ Self::Relate { .. } => all.merged_with(relate).unwrap_or_else(|relate| relate),
                         _ => return Err(Error::new(Code::CommandUnavailable, "Batch holds only relation operations.")),
                     };
+                    if all.members() > MAX_MEMBERS {
+                        return Err(too_many_members());
+                    }
                 }
                 all
             }
@@ -254,9 +262,15 @@ impl Operation {
         }
     }
 
+    fn members(&self) -> usize {
+        if let Self::Relate { add, remove } = self { add.len() + remove.len() } else { 0 }
+    }
+
     /// One operation that does what `self` and then `later` do, or `later` back if there is none.
     fn merged_with(&self, later: Self) -> std::result::Result<Self, Self> {
         Ok(match (self, later) {
+            // Whoever sets a relation to itself means its members to stay as they are.
+            (Self::Relate { .. }, Self::Set(Value::Relation(_))) => self.clone(),
             (_, later @ (Self::Set(_) | Self::Delete)) => later,
             (Self::Increment(first), Self::Increment(second)) => Self::Increment(first + second),
             (Self::Set(Value::Number(number)), Self::Increment(amount)) => Self::Set(Value::Number(number + amount)),
@@ -447,10 +461,17 @@ fn members(objects: &[Value]) -> Result<Vec<Pointer>> {
     let pointers: Option<Vec<Pointer>> = objects.iter().map(|object| object.as_pointer().cloned()).collect();
     let pointers = pointers.filter(|pointers| !pointers.is_empty());
     let pointers = pointers.ok_or_else(|| Error::invalid_json("relation operations must list pointers"))?;
+    if pointers.len() > MAX_MEMBERS {
+        return Err(too_many_members());
+    }
     if pointers.iter().any(|pointer| pointer.class != pointers[0].class) {
         return Err(Error::incorrect_type("all objects of a relation must be of one class"));
     }
     Ok(pointers)
+}
+
+fn too_many_members() -> Error {
+    Error::invalid_json(format!("An operation changes at most {MAX_MEMBERS} members of a relation."))
 }
 
 /// # Errors

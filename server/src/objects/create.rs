@@ -86,8 +86,10 @@ impl Objects {
             generated = prepared.generated;
         }
         let fields = needed_fields(auth, &schema, &object)?;
-        relations::drop_values(&mut object.fields);
-        beside.extend(relations::take(class, &object.id, &mut sent)?);
+        relations::drop_values(&schema, &mut object.fields);
+        // A hook may have taken members out.
+        sent.merge(edits.update.clone());
+        beside.extend(relations::take(&schema, &object.id, &mut sent)?);
 
         let mut changed = changed_fields(&edits.update, &object);
         for name in computed.iter().chain(&generated) {

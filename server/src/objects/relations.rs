@@ -6,10 +6,10 @@
 use super::Objects;
 use super::find::{may_read, refuse_hidden};
 use crate::auth::Auth;
-use crate::error::Result;
+use crate::error::{Failure, Result};
 use crate::permissions::{Operation, Principals};
 use crate::schema::{ClassSchema, FieldType};
-use crate::storage::{Action, Guard, Membership, Selection, Snapshot, Write, WriteError};
+use crate::storage::{Action, Guard, Membership, Selection, Snapshot, Write};
 use compact_str::CompactString;
 use std::collections::BTreeSet;
 use tidings_protocol::query::{Constraint, Order, RelatedTo};
@@ -17,17 +17,18 @@ use tidings_protocol::value::Pointer;
 use tidings_protocol::{ClassName, Code, Error, Map, ObjectId, Predicate, Update, Value, update};
 
 /// How many members one write may change: all of them are one commit.
-const MAX_CHANGES: usize = 10_000;
-/// How many members a question may come upon.
-const MAX_MEMBERS: u64 = 100_000;
-/// How many rows are removed at once with their column.
-const ROWS_AT_ONCE: u64 = 1_000;
+const MAX_CHANGES: usize = 2_000;
+/// How many members the questions of one query may come upon.
+const MAX_MEMBERS: usize = 100_000;
+/// How many different questions one query may hold.
+const MAX_QUESTIONS: usize = 100;
 
 /// Takes what changes members out of an update, as writes of their own.
 ///
 /// # Errors
 /// 102 for too many at once.
-pub(super) fn take(class: &ClassName, owner: &ObjectId, update: &mut Update) -> Result<Vec<Write>> {
+pub(super) fn take(schema: &ClassSchema, owner: &ObjectId, update: &mut Update) -> Result<Vec<Write>> {
+    let class = &schema.class;
     let mut writes = Vec::new();
     for (key, operation) in &update.operations {
         if let update::Operation::Relate { add, remove } = operation {
@@ -40,10 +41,16 @@ pub(super) fn take(class: &ClassName, owner: &ObjectId, update: &mut Update) -> 
     if writes.len() > MAX_CHANGES {
         return Err(Error::invalid_query(format!("One write changes at most {MAX_CHANGES} members.")).into());
     }
-    update.operations.retain(|(_, operation)| {
-        !matches!(operation, update::Operation::Relate { .. } | update::Operation::Set(Value::Relation(_)))
+    update.operations.retain(|(path, operation)| match operation {
+        update::Operation::Relate { .. } => false,
+        update::Operation::Set(value) => !is_relation(schema, path, value),
+        _ => true,
     });
     Ok(writes)
+}
+
+fn is_relation(schema: &ClassSchema, name: &str, value: &Value) -> bool {
+    matches!(value, Value::Relation(_)) || matches!(schema.fields.get(name), Some(FieldType::Relation(_)))
 }
 
 fn write(relation: &ClassName, action: fn(Membership) -> Action, membership: Membership) -> Write {
@@ -51,12 +58,13 @@ fn write(relation: &ClassName, action: fn(Membership) -> Action, membership: Mem
     Write { class: relation.clone(), id, action: action(membership), guard: Guard::default(), fields: Vec::new() }
 }
 
-/// Objects do not hold their relations; that there is one is said on every object of the class.
-pub(super) fn drop_values(fields: &mut Map) {
-    fields.retain(|_, value| !matches!(value, Value::Relation(_)));
+/// Rows do not hold their relations; that there is one is said on every object of the class.
+pub(super) fn drop_values(schema: &ClassSchema, fields: &mut Map) {
+    fields.retain(|name, value| !is_relation(schema, name, value));
 }
 
 /// What a predicate asks about members.
+#[derive(Clone, PartialEq)]
 enum Question {
     Members(RelatedTo),
     /// Those that have one of these members.
@@ -75,7 +83,8 @@ impl Question {
         let values = match constraint {
             Constraint::Eq(value) | Constraint::Ne(value) => std::slice::from_ref(value),
             Constraint::In(values) | Constraint::Nin(values) => values,
-            _ => return None,
+            // As in Parse, whatever else is asked of a relation is true of nobody.
+            _ => &[],
         };
         let ids = values.iter().filter_map(|value| match value {
             Value::Pointer(pointer) => Some(pointer.id.clone()),
@@ -112,31 +121,48 @@ impl Objects {
         if !is_asked(&predicate, schema) {
             return Ok(predicate);
         }
-        let mut questions = Vec::new();
-        predicate.fields_mut(&mut |path, constraint| questions.extend(Question::of(path, constraint, schema)));
-        let mut answers = Vec::with_capacity(questions.len());
-        for question in questions {
+        // Each is asked once, however often it stands there.
+        let mut questions: Vec<Question> = Vec::new();
+        predicate.fields_mut(&mut |path, constraint| {
+            let question = Question::of(path, constraint, schema);
+            questions.extend(question.filter(|question| !questions.contains(question)));
+        });
+        if questions.len() > MAX_QUESTIONS {
+            let message = format!("A query asks about at most {MAX_QUESTIONS} relations.");
+            return Err(Error::invalid_query(message).into());
+        }
+        let mut answers: Vec<BTreeSet<CompactString>> = Vec::with_capacity(questions.len());
+        for question in &questions {
+            let room = MAX_MEMBERS - answers.iter().map(BTreeSet::len).sum::<usize>();
             answers.push(match question {
-                Question::Members(relation) => self.members(auth, snapshot, &relation).await?,
+                Question::Members(relation) => self.members(auth, snapshot, relation, room).await?,
                 Question::Owners { key, of } => {
-                    let relation = ClassName::of_relation(&key, class);
+                    let relation = ClassName::of_relation(key, class);
                     let members = of.iter().map(|id| Value::from(id.as_str())).collect();
                     let asked = Predicate::field(Membership::RELATED, Constraint::In(members));
-                    rows(snapshot, relation, asked, Membership::OWNER).await?
+                    rows(snapshot, relation, asked, Membership::OWNER, room).await?
                 }
             });
         }
-        let mut answers = answers.into_iter();
+        // What stands there several times must not take the room of as many.
+        let mut said = 0;
         predicate.fields_mut(&mut |path, constraint| {
-            if Question::of(path, constraint, schema).is_some() {
-                let ids = answers.next().unwrap_or_default().into_iter().map(Value::String).collect();
-                *path = "objectId".into();
-                *constraint = match constraint {
-                    Constraint::Ne(_) | Constraint::Nin(_) => Constraint::Nin(ids),
-                    _ => Constraint::In(ids),
-                };
+            let Some(question) = Question::of(path, constraint, schema) else { return };
+            let answer = questions.iter().position(|asked| *asked == question).and_then(|at| answers.get(at));
+            let ids: Vec<Value> = answer.into_iter().flatten().cloned().map(Value::String).collect();
+            said += ids.len();
+            if said > MAX_MEMBERS {
+                return;
             }
+            *path = "objectId".into();
+            *constraint = match constraint {
+                Constraint::Ne(_) | Constraint::Nin(_) => Constraint::Nin(ids),
+                _ => Constraint::In(ids),
+            };
         });
+        if said > MAX_MEMBERS {
+            return Err(too_many());
+        }
         Ok(predicate)
     }
 
@@ -146,17 +172,21 @@ impl Objects {
         auth: &Auth,
         snapshot: &dyn Snapshot,
         relation: &RelatedTo,
+        room: usize,
     ) -> Result<BTreeSet<CompactString>> {
         let RelatedTo { owner, key } = relation;
         let schema = self.class_to_read(auth, &owner.class, Operation::Get)?;
-        let asked = Predicate::field(key.clone(), Constraint::Exists(true));
-        refuse_hidden(auth, schema.as_deref(), &asked, std::iter::empty())?;
+        // Users see all of themselves.
+        if owner.class != ClassName::USER || auth.user_id() != Some(&owner.id) {
+            let asked = Predicate::field(key.clone(), Constraint::Exists(true));
+            refuse_hidden(auth, schema.as_deref(), &asked, std::iter::empty())?;
+        }
         let found = snapshot.get(&owner.class, &owner.id).await?;
         if !found.is_some_and(|owner| may_read(auth, &relation.owner.class, &owner)) {
             return Ok(BTreeSet::new());
         }
         let asked = Predicate::equal(Membership::OWNER, owner.id.as_str());
-        rows(snapshot, ClassName::of_relation(key, &owner.class), asked, Membership::RELATED).await
+        rows(snapshot, ClassName::of_relation(key, &owner.class), asked, Membership::RELATED, room).await
     }
 
     /// The class of a relation's members, for a client that knows no more than the relation; the class itself, as in
@@ -167,30 +197,6 @@ impl Objects {
             _ => class.clone(),
         }
     }
-
-    /// Removes the members of relations whose columns are gone.
-    pub(super) async fn forget_members(&self, relation: &ClassName) -> Result<()> {
-        loop {
-            let snapshot = self.0.storage.snapshot().await?;
-            let everything = Selection { limit: ROWS_AT_ONCE, ..Selection::all(relation.clone(), Principals::MASTER) };
-            let found = snapshot.find(&everything).await?;
-            let writes: Vec<_> = found
-                .iter()
-                .filter_map(|row| {
-                    let end = |name| row.fields.get(name).and_then(Value::as_str).map(ObjectId::new);
-                    let membership = Membership { owner: end(Membership::OWNER)?, related: end(Membership::RELATED)? };
-                    Some(write(relation, Action::Leave, membership))
-                })
-                .collect();
-            if writes.is_empty() {
-                return Ok(());
-            }
-            match self.0.storage.commit(writes).await {
-                Ok(_) | Err(WriteError::NotFound) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
 }
 
 /// One end of the rows of a relation, each once.
@@ -199,18 +205,23 @@ async fn rows(
     relation: ClassName,
     predicate: Predicate,
     end: &str,
+    room: usize,
 ) -> Result<BTreeSet<CompactString>> {
     let selection = Selection {
         predicate,
         order: vec![Order { path: "objectId".into(), descending: false }],
-        limit: MAX_MEMBERS + 1,
+        limit: room as u64 + 1,
         ..Selection::all(relation, Principals::MASTER)
     };
     let rows = snapshot.find(&selection).await?;
-    if rows.len() as u64 > MAX_MEMBERS {
-        let message = format!("A relation that is asked about has at most {MAX_MEMBERS} members.");
-        return Err(Error::new(Code::InvalidQuery, message).into());
+    if rows.len() > room {
+        return Err(too_many());
     }
     let ids = rows.iter().filter_map(|row| row.fields.get(end)?.as_str().map(CompactString::from));
     Ok(ids.collect())
+}
+
+fn too_many() -> Failure {
+    let message = format!("The relations of a query may have {MAX_MEMBERS} members in all.");
+    Error::new(Code::InvalidQuery, message).into()
 }

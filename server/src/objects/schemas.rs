@@ -55,7 +55,9 @@ impl Objects {
     /// 103 if it does not exist, 255 for fields that exist or do not, 136 for default fields, and as for creation.
     pub async fn update_schema(&self, auth: &Auth, class: &ClassName, body: &Map) -> Result<Arc<ClassSchema>> {
         require_master(auth)?;
-        let Some(before) = self.0.storage.schemas().get(class).cloned() else { return Err(no_class(class)) };
+        if !self.0.storage.schemas().contains_key(class) {
+            return Err(no_class(class));
+        }
         let asked = Asked::read(body)?;
         let edit = SchemaEdit::Update {
             class: class.clone(),
@@ -65,9 +67,7 @@ impl Objects {
             add_indexes: asked.add_indexes,
             remove_indexes: asked.remove_indexes,
         };
-        let after = self.edit(class, edit).await?;
-        self.forget_relations(&before, &before.fields_gone_from(Some(&after))).await?;
-        Ok(after)
+        self.edit(class, edit).await
     }
 
     /// Removes a class that has no objects. One that does not exist is removed already.
@@ -79,19 +79,7 @@ impl Objects {
         if class.is_system() {
             return Err(Failure::parse(Code::OperationForbidden, format!("The class {class} cannot be deleted.")));
         }
-        let before = self.0.storage.schemas().get(class).cloned();
         self.0.storage.edit_schema(SchemaEdit::Delete(class.clone())).await?;
-        match before {
-            Some(before) => self.forget_relations(&before, &before.fields_gone_from(None)).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Removes the members of relations that were these fields.
-    async fn forget_relations(&self, class: &ClassSchema, gone: &[CompactString]) -> Result<()> {
-        for key in gone.iter().filter(|key| matches!(class.fields.get(*key), Some(FieldType::Relation(_)))) {
-            self.forget_members(&ClassName::of_relation(key, &class.class)).await?;
-        }
         Ok(())
     }
 

@@ -144,7 +144,7 @@ impl Objects {
         if *class == ClassName::SESSION {
             guard.writer = None;
         }
-        beside.extend(relations::take(class, id, &mut update)?);
+        beside.extend(relations::take(&schema, id, &mut update)?);
         let action = Action::Update { update, at: now() };
         let write = Write { class: class.clone(), id: id.clone(), action, guard, fields };
         let committed = self.commit([vec![write], beside].concat()).await;

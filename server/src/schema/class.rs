@@ -66,6 +66,12 @@ impl ClassSchema {
         Self { class, fields, permissions, indexes: BTreeMap::new() }
     }
 
+    /// The classes that hold the members of those of these fields that are relations.
+    pub fn relations<'a>(&'a self, fields: &'a [CompactString]) -> impl Iterator<Item = ClassName> + 'a {
+        let is_relation = |name: &&CompactString| matches!(self.fields.get(*name), Some(FieldType::Relation(_)));
+        fields.iter().filter(is_relation).map(|name| ClassName::of_relation(name, &self.class))
+    }
+
     /// The fields that a later state of this class has no more, or not of that type.
     pub fn fields_gone_from(&self, later: Option<&Self>) -> Vec<CompactString> {
         let stays =

@@ -461,10 +461,36 @@ pub async fn members_join_and_leave(stores: &dyn Stores) {
         done(&*store, write(Action::Leave, "a", "x")).await;
     }
     assert_eq!((members("a").await, members("b").await), ("y".into(), "x".into()));
+    // Ids have bounds here, too: nothing is made that could not be found again.
+    let long = "x".repeat(256);
+    for action in [Action::Join as fn(Membership) -> Action, Action::Leave] {
+        let refused = store.commit(vec![write(action, "a", &long)]).await.unwrap_err();
+        assert!(matches!(refused, WriteError::Rejected(error) if error.code == Code::MissingObjectId));
+    }
     // A refused owner keeps its members.
     let refused = store.commit(vec![write(Action::Leave, "a", "y"), create(&class, "a", "{}")]).await;
     assert_eq!(refused.unwrap_err(), WriteError::Exists);
     assert_eq!(members("a").await, "y");
+    // Members go with their column, and with their class.
+    let field = || (CompactString::from("members"), FieldType::Relation(class.clone()));
+    let edit = |add: Vec<(CompactString, FieldType)>, remove: Vec<CompactString>| SchemaEdit::Update {
+        class: class.clone(),
+        add_fields: add,
+        remove_fields: remove,
+        permissions: None,
+        add_indexes: Vec::new(),
+        remove_indexes: Vec::new(),
+    };
+    store.edit_schema(edit(vec![field()], Vec::new())).await.unwrap();
+    assert_eq!(members("a").await, "y");
+    store.edit_schema(edit(Vec::new(), vec!["members".into()])).await.unwrap();
+    assert_eq!(members("a").await, "");
+    store.edit_schema(edit(vec![field()], Vec::new())).await.unwrap();
+    done(&*store, write(Action::Join, "a", "z")).await;
+    assert_eq!(members("a").await, "z");
+    done(&*store, delete(&class, "a")).await;
+    store.edit_schema(SchemaEdit::Delete(class.clone())).await.unwrap();
+    assert_eq!((members("a").await, members("b").await), (String::new(), String::new()));
 }
 
 pub async fn a_commit_is_all_or_nothing(stores: &dyn Stores) {

@@ -21,6 +21,7 @@ pub(super) const FLOOR: &[u8] = b"l";
 pub(super) const CLASSES: &[u8] = b"c";
 pub(super) const COUNTS: &[u8] = b"r";
 pub(super) const DROPPED: &[u8] = b"d";
+pub(super) const DROPPED_CLASSES: &[u8] = b"e";
 
 /// All classes of one moment.
 pub(super) type Catalog = Arc<FxHashMap<ClassName, Arc<ClassState>>>;
@@ -223,6 +224,10 @@ pub(super) fn count_key(class: ClassId) -> Vec<u8> {
 
 pub(super) fn dropped_key(index: IndexId) -> Vec<u8> {
     [DROPPED, &index.to_be_bytes()].concat()
+}
+
+pub(super) fn dropped_class_key(class: ClassId) -> Vec<u8> {
+    [DROPPED_CLASSES, &class.to_be_bytes()].concat()
 }
 
 /// The schemas alone, as other rooms see them.

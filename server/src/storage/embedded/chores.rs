@@ -1,19 +1,19 @@
 //! Work that nobody waits for, done by the writer in small chunks between groups: building new indexes, emptying dropped
-//! ones, taking the bytes of removed fields out of rows, and forgetting old changes.
+//! ones and dropped classes, taking the bytes of removed fields out of rows, and forgetting old changes.
 //!
 //! Each chunk is one batch that also says how far it came, so that a restart goes on from there.
 
 use super::Shared;
 use super::catalog::{self, Catalog, ClassState};
 use super::indexes::Index;
-use super::keys::{self, IndexId};
+use super::keys::{self, ClassId, IndexId};
 use super::log;
 use super::rows;
 use super::scan::Rows;
 use super::view::{View, unavailable};
 use crate::changes::Position;
 use crate::storage::Unavailable;
-use fjall::{OwnedWriteBatch, Readable};
+use fjall::{Keyspace, OwnedWriteBatch, Readable};
 use std::sync::Arc;
 use tidings_protocol::ClassName;
 
@@ -26,13 +26,20 @@ const LOOK_EVERY: i64 = 10_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Chores {
-    dropped: Vec<IndexId>,
+    dropped: Vec<Dropped>,
     classes: Vec<ClassName>,
     /// Changes written since the last look at retention.
     written: usize,
     /// When that was.
     looked_at: i64,
     stopped: bool,
+}
+
+/// What nobody reads any more, and still takes room.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Dropped {
+    Index(IndexId),
+    Class(ClassId),
 }
 
 /// A chunk that is ready to be written, and the state that follows from it.
@@ -43,14 +50,14 @@ pub(super) struct Done {
 }
 
 impl Chores {
-    pub(super) fn new(catalog: &Catalog, dropped: Vec<IndexId>) -> Self {
+    pub(super) fn new(catalog: &Catalog, dropped: Vec<Dropped>) -> Self {
         let mut chores = Self { dropped, ..Self::default() };
         chores.look_at(catalog, []);
         chores
     }
 
     /// The schema changed: what is there to do?
-    pub(super) fn look_at(&mut self, catalog: &Catalog, dropped: impl IntoIterator<Item = IndexId>) {
+    pub(super) fn look_at(&mut self, catalog: &Catalog, dropped: impl IntoIterator<Item = Dropped>) {
         self.dropped.extend(dropped);
         self.classes = catalog.iter().filter(|(_, class)| class.has_work()).map(|(name, _)| name.clone()).collect();
     }
@@ -88,8 +95,8 @@ impl Chores {
             self.written = 0;
             self.looked_at = now;
             forget(view, shared, log_bytes, now, &mut done)?;
-        } else if let Some(index) = self.dropped.last().copied() {
-            if empty(view, index, &mut done)? {
+        } else if let Some(dropped) = self.dropped.last().copied() {
+            if empty(view, dropped, &mut done)? {
                 self.dropped.pop();
             }
         } else if let Some(name) = self.classes.last() {
@@ -129,17 +136,31 @@ fn forget(view: &View, shared: &Shared, log_bytes: u64, now: i64, done: &mut Don
     Ok(())
 }
 
-/// Takes entries of a dropped index out. True when there are none left.
-fn empty(view: &View, index: IndexId, done: &mut Done) -> Result<bool, Unavailable> {
+/// Takes out some of what was dropped. True when there is nothing left of it.
+fn empty(view: &View, dropped: Dropped, done: &mut Done) -> Result<bool, Unavailable> {
     let keyspaces = &view.files.keyspaces;
-    let mut taken = 0;
-    for item in view.published.disk.prefix(&keyspaces.indexes, keys::index(index)).take(4 * CHUNK) {
-        done.batch.remove(&keyspaces.indexes, item.key().map_err(unavailable)?);
-        taken += 1;
-    }
-    let is_empty = taken < 4 * CHUNK;
+    let mut room = 4 * CHUNK;
+    let mut take = |keyspace: &Keyspace, prefix: &[u8]| -> Result<(), Unavailable> {
+        for item in view.published.disk.prefix(keyspace, prefix).take(room) {
+            done.batch.remove(keyspace, item.key().map_err(unavailable)?);
+            room -= 1;
+        }
+        Ok(())
+    };
+    let key = match dropped {
+        Dropped::Index(index) => {
+            take(&keyspaces.indexes, &keys::index(index))?;
+            catalog::dropped_key(index)
+        }
+        Dropped::Class(class) => {
+            take(&keyspaces.rows, &keys::class(class))?;
+            take(&keyspaces.ids, &keys::class(class))?;
+            catalog::dropped_class_key(class)
+        }
+    };
+    let is_empty = room > 0;
     if is_empty {
-        done.batch.remove(&keyspaces.meta, catalog::dropped_key(index));
+        done.batch.remove(&keyspaces.meta, key);
     }
     Ok(is_empty)
 }

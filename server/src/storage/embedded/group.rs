@@ -13,6 +13,7 @@ use crate::changes::{Change, Committed, Cursor, ObjectChange, Position};
 use crate::schema::{ClassSchema, SchemaEdit};
 use crate::storage::limits::{self, too_large};
 use crate::storage::{Action, Guard, Membership, Unavailable, Unique, Write, WriteError, Written};
+use compact_str::CompactString;
 use fjall::Readable;
 use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
@@ -195,18 +196,33 @@ impl Group {
                 let (_, object) = self.guarded(&class, &write.id, &write.guard)?;
                 Ok(Written { cursor: self.cursor(), before: Some(object.clone()), after: Some(object) })
             }
-            Action::Join(_) if self.row(&class, &write.id)?.is_some() => Ok(self.nothing()),
-            Action::Join(Membership { owner, related }) => {
-                let fields = map! { Membership::OWNER => owner.as_str(), Membership::RELATED => related.as_str() };
-                let object = Object { id: write.id, fields, ..Object::default() };
-                let sequence = self.position + 1;
-                self.put(&write.class, &class, sequence, None, Some(Arc::new(object)))
+            Action::Join(_) | Action::Leave(_) => {
+                limits::check_id(&write.id)?;
+                self.relate(&write.class, &class, write.id, write.action)
             }
-            Action::DeleteIfPresent | Action::Leave(_) if self.row(&class, &write.id)?.is_none() => Ok(self.nothing()),
-            Action::Delete | Action::DeleteIfPresent | Action::Leave(_) => {
+            Action::DeleteIfPresent if self.row(&class, &write.id)?.is_none() => Ok(self.nothing()),
+            Action::Delete | Action::DeleteIfPresent => {
                 let (sequence, before) = self.guarded(&class, &write.id, &write.guard)?;
                 self.put(&write.class, &class, sequence, Some(before), None)
             }
+        }
+    }
+
+    fn relate(
+        &mut self,
+        relation: &ClassName,
+        class: &Arc<ClassState>,
+        id: ObjectId,
+        action: Action,
+    ) -> Result<Written, WriteError> {
+        match (action, self.row(class, &id)?) {
+            (Action::Join(Membership { owner, related }), None) => {
+                let fields = map! { Membership::OWNER => owner.as_str(), Membership::RELATED => related.as_str() };
+                let object = Object { id, fields, ..Object::default() };
+                self.put(relation, class, self.position + 1, None, Some(Arc::new(object)))
+            }
+            (Action::Leave(_), Some((sequence, before))) => self.put(relation, class, sequence, Some(before), None),
+            _ => Ok(self.nothing()),
         }
     }
 
@@ -482,7 +498,8 @@ impl Group {
                 }
                 let mut numbers = self.numbers;
                 let class = Arc::new(ClassState::new(schema, &mut numbers));
-                Ok(Some(self.edited(name, class, numbers)))
+                self.edited(&name, class.clone(), numbers);
+                Ok(Some(class.schema.clone()))
             }
             SchemaEdit::Update { class: name, add_fields, remove_fields, permissions, add_indexes, remove_indexes } => {
                 let Some(class) = self.catalog.get(&name).cloned() else {
@@ -505,7 +522,9 @@ impl Group {
                 for index in dropped {
                     self.set_meta(catalog::dropped_key(index), Some(Vec::new()));
                 }
-                Ok(Some(self.edited(name, Arc::new(class), numbers)))
+                let before = self.edited(&name, Arc::new(class), numbers);
+                self.drop_relations(before.as_deref(), &remove_fields);
+                Ok(self.catalog.get(&name).map(|class| class.schema.clone()))
             }
             SchemaEdit::Delete(name) => {
                 let Some(class) = self.catalog.get(&name).cloned() else { return Ok(None) };
@@ -516,17 +535,34 @@ impl Group {
                 }
                 let before = self.replace_class(&name, None, self.numbers);
                 self.set_meta(catalog::count_key(class.id), None);
-                self.record(Change::Schema { class: name, before, schema: None });
+                self.record(Change::Schema { class: name, before: before.clone(), schema: None });
+                let fields: Vec<_> = before.iter().flat_map(|before| before.fields.keys().cloned()).collect();
+                self.drop_relations(before.as_deref(), &fields);
                 Ok(None)
             }
         }
     }
 
-    fn edited(&mut self, name: ClassName, class: Arc<ClassState>, numbers: Numbers) -> Arc<ClassSchema> {
-        let schema = class.schema.clone();
-        let before = self.replace_class(&name, Some(class), numbers);
-        self.record(Change::Schema { class: name, before, schema: Some(schema.clone()) });
-        schema
+    /// Answers the class as it was.
+    fn edited(&mut self, name: &ClassName, class: Arc<ClassState>, numbers: Numbers) -> Option<Arc<ClassSchema>> {
+        let schema = Some(class.schema.clone());
+        let before = self.replace_class(name, Some(class), numbers);
+        self.record(Change::Schema { class: name.clone(), before: before.clone(), schema });
+        before
+    }
+
+    /// Drops the members of relations whose columns go. Their rows are taken out later; nobody finds them any more.
+    fn drop_relations(&mut self, before: Option<&ClassSchema>, gone: &[CompactString]) {
+        for relation in before.into_iter().flat_map(|before| before.relations(gone)) {
+            let Some(class) = self.catalog.get(&relation).cloned() else { continue };
+            let before = self.replace_class(&relation, None, self.numbers);
+            self.set_meta(catalog::count_key(class.id), None);
+            self.set_meta(catalog::dropped_class_key(class.id), Some(Vec::new()));
+            for index in &class.indexes {
+                self.set_meta(catalog::dropped_key(index.id), Some(Vec::new()));
+            }
+            self.record(Change::Schema { class: relation, before, schema: None });
+        }
     }
 }
 

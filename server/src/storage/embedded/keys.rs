@@ -26,6 +26,11 @@ pub(super) fn row(class: ClassId, sequence: Sequence) -> [u8; 12] {
     key
 }
 
+/// What the keys of all rows and ids of a class begin with.
+pub(super) fn class(class: ClassId) -> [u8; 4] {
+    class.to_be_bytes()
+}
+
 pub(super) fn sequence_of_row(key: &[u8]) -> Option<Sequence> {
     key.get(4..12)?.try_into().ok().map(Sequence::from_be_bytes)
 }

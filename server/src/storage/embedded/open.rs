@@ -3,8 +3,9 @@
 use super::EmbeddedOptions;
 use super::cache::Cache;
 use super::catalog::{self, Catalog, ClassState, Numbers};
+use super::chores::Dropped;
 use super::high_water::HighWater;
-use super::keys::{self, ClassId, IndexId};
+use super::keys::{self, ClassId};
 use super::rows::Corrupt;
 use super::view::{Files, Keyspaces, Published};
 use super::yielding::{Folder, Yielding};
@@ -78,7 +79,7 @@ pub(super) struct Opened {
     pub(super) files: Files,
     pub(super) published: Published,
     pub(super) numbers: Numbers,
-    pub(super) dropped: Vec<IndexId>,
+    pub(super) dropped: Vec<Dropped>,
     pub(super) log_bytes: u64,
     pub(super) high_water: HighWater,
 }
@@ -224,7 +225,7 @@ struct Stored {
     catalog: Catalog,
     counts: FxHashMap<ClassId, u64>,
     numbers: Numbers,
-    dropped: Vec<IndexId>,
+    dropped: Vec<Dropped>,
     floor: u64,
     position: u64,
     log_bytes: u64,
@@ -253,7 +254,9 @@ fn read(db: &Database, keyspaces: &Keyspaces, folder: &Path) -> Result<Stored, O
     let number = |key: &[u8]| key.try_into().ok().map(u32::from_be_bytes);
     let counts = listed(catalog::COUNTS)?;
     let counts = counts.iter().filter_map(|(key, count)| Some((number(&key[1..])?, keys::number(count)?))).collect();
-    let dropped = listed(catalog::DROPPED)?.iter().filter_map(|(key, _)| number(&key[1..])).collect();
+    let (indexes, gone) = (listed(catalog::DROPPED)?, listed(catalog::DROPPED_CLASSES)?);
+    let indexes = indexes.iter().filter_map(|(key, _)| number(&key[1..])).map(Dropped::Index);
+    let dropped = indexes.chain(gone.iter().filter_map(|(key, _)| number(&key[1..])).map(Dropped::Class)).collect();
     let numbers = match get(catalog::NUMBERS)? {
         Some(bytes) => Numbers::from_bytes(&bytes).ok_or(damaged(folder, "its numbers cannot be read"))?,
         None => Numbers::FIRST,

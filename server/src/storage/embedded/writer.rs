@@ -5,9 +5,9 @@
 use super::Shared;
 use super::cache::Moment;
 use super::catalog::{self, Numbers};
-use super::chores::Chores;
+use super::chores::{Chores, Dropped};
 use super::group::{Group, Limits};
-use super::keys::{self, IndexId};
+use super::keys;
 use super::upkeep::Upkeep;
 use super::view::{Published, View};
 use crate::schema::{ClassSchema, SchemaEdit};
@@ -219,8 +219,11 @@ impl Writer {
         let schemas = if Arc::ptr_eq(&group.catalog, &before.catalog) {
             before.schemas.clone()
         } else {
-            let dropped = group.meta.keys().filter_map(|key| key.strip_prefix(catalog::DROPPED));
-            let dropped = dropped.filter_map(|index| index.try_into().ok().map(IndexId::from_be_bytes));
+            let number = |key: &[u8], tag| key.strip_prefix(tag)?.try_into().ok().map(u32::from_be_bytes);
+            let dropped = group.meta.keys().filter_map(|key| {
+                let index = number(key, catalog::DROPPED).map(Dropped::Index);
+                index.or_else(|| number(key, catalog::DROPPED_CLASSES).map(Dropped::Class))
+            });
             self.chores.look_at(&group.catalog, dropped);
             catalog::schemas(&group.catalog)
         };

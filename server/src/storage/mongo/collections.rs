@@ -109,7 +109,7 @@ impl Collections {
     /// A collection whose changes carry both images. One that exists gets them, if that is allowed.
     pub(super) async fn create(&self, db: &Database, name: &str) -> Result<()> {
         // Nobody hears of the members of relations.
-        if !self.have_images || name.starts_with("_Join:") {
+        if !self.have_images || ClassName::from_trusted(name).is_relation() {
             return match db.run_command(doc! { "create": name }).await {
                 Err(error) if already_exists(&error) => Ok(()),
                 other => other.map(drop),

@@ -36,7 +36,8 @@ async fn make(shared: &Shared, writes: &mut [Write]) -> Result<Vec<Written>, Wri
         if let Action::Create(object) = &mut write.action {
             check_id(&write.id)?;
             object.id = write.id.clone();
-            object.fields.values_mut().for_each(as_stored);
+            let files_url = shared.options.files_url.as_deref();
+            object.fields.values_mut().for_each(|value| as_stored(value, files_url));
         }
         if write.action.creates() || brings_columns(shared, write) {
             shared.collections.make(&shared.db, &write.class, &write.fields).await.map_err(write_error)?;
@@ -104,7 +105,7 @@ async fn update(
     at: Date,
     schema: &ClassSchema,
 ) -> Result<Option<Written>, WriteError> {
-    let update = ordered(update, schema);
+    let update = ordered(update, schema, shared.options.files_url.as_deref());
     let Some(plan) = plan(&update, at, schema, shared.options.object_bytes) else { return Ok(None) };
     let Some(mut filter) = guarded(&write.id, &write.guard, schema) else { return Ok(None) };
     filter.push(plan.filter);

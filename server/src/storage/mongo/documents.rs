@@ -15,7 +15,7 @@
 use super::errors::Malformed;
 use crate::schema::{ClassSchema, FieldType};
 use crate::storage::limits::{MAX_ID, check_depth, too_large};
-use compact_str::CompactString;
+use compact_str::{CompactString, format_compact};
 use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{Binary, Bson, DateTime, Document, RawBsonRef, RawDocument, RawDocumentBuf, doc};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -293,14 +293,18 @@ fn pointer(value: RawBsonRef<'_>) -> Value {
 fn column_value(value: RawBsonRef<'_>, column: Option<&FieldType>, files_url: Option<&str>) -> Value {
     let parsed = match (column, value) {
         (Some(FieldType::File), RawBsonRef::String(name)) => {
-            let url = files_url.map(|files| format!("{files}{}", utf8_percent_encode(name, &RESERVED)).into());
-            Some(Value::File(Box::new(File { name: name.into(), url })))
+            Some(Value::File(Box::new(File { name: name.into(), url: address(name, files_url) })))
         }
         (Some(FieldType::GeoPoint), RawBsonRef::Array(_)) => geo_point(&parse(value)),
         (Some(FieldType::Polygon), RawBsonRef::Document(_)) => polygon(&parse(value)),
         _ => None,
     };
     parsed.unwrap_or_else(|| parse(value))
+}
+
+/// Where a file is found; `None` if that is not known.
+pub(super) fn address(name: &str, files_url: Option<&str>) -> Option<CompactString> {
+    files_url.map(|files| format_compact!("{files}{}", utf8_percent_encode(name, &RESERVED)))
 }
 
 fn geo_point(value: &Value) -> Option<Value> {

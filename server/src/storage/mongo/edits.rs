@@ -89,7 +89,8 @@ async fn attempt(shared: &Shared, session: &mut ClientSession, edit: &SchemaEdit
                 return Err(Error::new(Code::InvalidSchemaOperation, message).into());
             }
             rows.delete_one(doc! { "_id": class.as_str() }).session(session).await?;
-            Ok(Edited { before: Some(before), after: None, removed: Vec::new() })
+            let removed = before.fields.keys().cloned().collect();
+            Ok(Edited { before: Some(before), after: None, removed })
         }
     }
 }
@@ -128,8 +129,12 @@ async fn follow(shared: &Shared, edited: &Edited) -> Result<(), mongodb::error::
     let empty = ClassSchema::new(before.class.clone());
     let after = edited.after.as_deref().unwrap_or(&empty);
     let class: &ClassName = &before.class;
+    for relation in before.relations(&edited.removed) {
+        shared.objects::<Document>(&relation).drop().await?;
+        shared.collections.forget(&relation);
+    }
     let gone: Document = edited.removed.iter().map(|name| (schemas::column_name(name, before), "".into())).collect();
-    if !gone.is_empty() {
+    if edited.after.is_some() && !gone.is_empty() {
         let holds = gone.keys().map(|name| doc! { name: { "$exists": true } }).collect::<Vec<_>>();
         shared.objects::<Document>(class).update_many(doc! { "$or": holds }, doc! { "$unset": gone }).await?;
     }

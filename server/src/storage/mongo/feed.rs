@@ -287,7 +287,12 @@ impl Reader {
                 let gone = |(class, before)| Change::Schema { class, before: Some(before), schema: None };
                 std::mem::take(&mut self.schemas).into_iter().map(gone).collect()
             }
-            _ if name.starts_with("_Join:") || name == super::collections::OWN => Vec::new(),
+            // Nobody hears of members; but what was made ready for them goes with them.
+            _ if ClassName::from_trusted(name).is_relation() => {
+                self.dropped.extend(is_end.then(|| ClassName::from_trusted(name)));
+                Vec::new()
+            }
+            super::collections::OWN => Vec::new(),
             _ if is_write => self.object(event, kind, ClassName::from_trusted(name)).into_iter().collect(),
             _ if is_end => {
                 let class = ClassName::from_trusted(name);

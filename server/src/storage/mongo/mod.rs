@@ -195,7 +195,8 @@ impl Storage for Mongo {
 
     fn commit(&self, writes: Vec<Write>) -> Answer<Result<Vec<Written>, WriteError>> {
         let mut lanes = Vec::with_capacity(writes.len());
-        for write in &writes {
+        // Members wait where their owners do.
+        for write in writes.iter().filter(|write| !write.class.is_relation()) {
             lanes.push(Lane::Object(write.class.clone(), write.id.clone()));
             // Without transactions, who asks for a value that nobody holds must be the only one.
             let asks_alone = self.shared.standalone.is_some() && !write.guard.unique.is_empty();

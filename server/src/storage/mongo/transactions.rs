@@ -10,7 +10,7 @@ use super::updates::{difference, ordered};
 use super::{Shared, collections, documents, feed, schemas, unique};
 use crate::changes::Change;
 use crate::schema::{ClassSchema, FieldType};
-use crate::storage::limits::too_large;
+use crate::storage::limits::{check_id, too_large};
 use crate::storage::{Action, Guard, Membership, Unavailable, Write, WriteError, Written};
 use compact_str::CompactString;
 use mongodb::ClientSession;
@@ -283,7 +283,7 @@ impl<'a> Attempt<'a> {
             Action::Update { update, at } => {
                 let before = guarded(found, &write.guard)?;
                 unique::check(self.shared, self.session, write).await?;
-                let after = applied(&before, &ordered(update, &schema), *at)?;
+                let after = applied(&before, &ordered(update, &schema, self.shared.options.files_url.as_deref()), *at)?;
                 self.document(&after, &schema)?;
                 self.bring(missing).await?;
                 let objects = self.shared.objects::<RawDocumentBuf>(&write.class);
@@ -310,6 +310,7 @@ impl<'a> Attempt<'a> {
 
     /// Here a pair has the id that the database gives it, as with Parse Server; or several, where two made it at once.
     async fn relate(&mut self, write: &Write, Membership { owner, related }: &Membership) -> Result<Images, Failure> {
+        check_id(&write.id)?;
         let rows = self.shared.objects::<Document>(&write.class);
         let pair = doc! { Membership::RELATED: related.as_str(), Membership::OWNER: owner.as_str() };
         if let Action::Join(_) = write.action {

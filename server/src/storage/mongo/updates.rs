@@ -23,7 +23,7 @@ const SMALL: usize = 512;
 
 /// The same update, with its operations in the order in which MongoDB adds fields to a document: by their stored names.
 /// So the image that we compute has its fields where the stored one has them.
-pub(super) fn ordered(update: &Update, schema: &ClassSchema) -> Update {
+pub(super) fn ordered(update: &Update, schema: &ClassSchema, files_url: Option<&str>) -> Update {
     let mut update = update.clone();
     let stored = |path: &str, operation: &Operation| {
         let name = top_level(path);
@@ -35,16 +35,16 @@ pub(super) fn ordered(update: &Update, schema: &ClassSchema) -> Update {
         if let Operation::Set(value) = operation
             && !path.contains('.')
         {
-            as_stored(value);
+            as_stored(value, files_url);
         }
     }
     update
 }
 
-/// Takes from the value of a field what its document does not hold: a file's address belongs to the server that answers.
-pub(super) fn as_stored(value: &mut Value) {
+/// The value of a field as it is read again: a file's address belongs to the server that answers.
+pub(super) fn as_stored(value: &mut Value, files_url: Option<&str>) {
     if let Value::File(file) = value {
-        file.url = None;
+        file.url = documents::address(&file.name, files_url);
     }
 }
 

@@ -5,6 +5,7 @@ use super::filters::Sort;
 use super::reads::{Plan, Reader};
 use super::{Shared, documents, gathering};
 use crate::changes::{Cursor, Position};
+use crate::storage::limits::check_id;
 use crate::storage::{Explanation, Selection, Snapshot, Unavailable};
 use async_trait::async_trait;
 use compact_str::CompactString;
@@ -56,6 +57,8 @@ impl View {
     async fn read(&self, read: Read<'_>) -> Result<Found, Unavailable> {
         let _first = if self.at.get().is_none() { Some(self.first.lock().await) } else { None };
         let (begun, mut rest, mut is_again) = (Instant::now(), REST, false);
+        // A moment that is fixed only becomes older.
+        let patience = if self.at.get().is_some() { LONGEST_REST } else { PATIENCE };
         loop {
             let at = self.at.get().copied();
             match self.read_at(at, &read).await {
@@ -66,7 +69,7 @@ impl View {
                         return Ok(found);
                     }
                 }
-                Err(error) if is_snapshot_unavailable(&error) && begun.elapsed() < PATIENCE => {
+                Err(error) if is_snapshot_unavailable(&error) && begun.elapsed() < patience => {
                     tokio::time::sleep(rest).await;
                     rest = LONGEST_REST.min(rest * 2);
                 }
@@ -100,6 +103,10 @@ impl Snapshot for View {
     }
 
     async fn get(&self, class: &ClassName, id: &ObjectId) -> Result<Option<Arc<Object>>, Unavailable> {
+        // Others go in the same command.
+        if check_id(id).is_err() {
+            return Ok(None);
+        }
         Ok(self.read(Read::Get(class, id)).await?.objects.into_iter().next())
     }
 

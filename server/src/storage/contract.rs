@@ -472,20 +472,12 @@ pub async fn members_join_and_leave(stores: &dyn Stores) {
     assert_eq!(refused.unwrap_err(), WriteError::Exists);
     assert_eq!(members("a").await, "y");
     // Members go with their column, and with their class.
-    let field = || (CompactString::from("members"), FieldType::Relation(class.clone()));
-    let edit = |add: Vec<(CompactString, FieldType)>, remove: Vec<CompactString>| SchemaEdit::Update {
-        class: class.clone(),
-        add_fields: add,
-        remove_fields: remove,
-        permissions: None,
-        add_indexes: Vec::new(),
-        remove_indexes: Vec::new(),
-    };
-    store.edit_schema(edit(vec![field()], Vec::new())).await.unwrap();
+    let field = [("members", FieldType::Relation(class.clone()))];
+    store.edit_schema(edit_fields(&class, &field, &[])).await.unwrap();
     assert_eq!(members("a").await, "y");
-    store.edit_schema(edit(Vec::new(), vec!["members".into()])).await.unwrap();
+    store.edit_schema(edit_fields(&class, &[], &["members"])).await.unwrap();
     assert_eq!(members("a").await, "");
-    store.edit_schema(edit(vec![field()], Vec::new())).await.unwrap();
+    store.edit_schema(edit_fields(&class, &field, &[])).await.unwrap();
     done(&*store, write(Action::Join, "a", "z")).await;
     assert_eq!(members("a").await, "z");
     done(&*store, delete(&class, "a")).await;

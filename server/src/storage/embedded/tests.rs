@@ -3,8 +3,9 @@
 use super::view::View;
 use super::{Embedded, EmbeddedOptions, OpenError};
 use crate::changes::SourceError;
+use crate::schema::FieldType;
 use crate::storage::contract::*;
-use crate::storage::{Answer, Explanation, Selection, Storage, WriteError};
+use crate::storage::{Action, Answer, Explanation, Guard, Membership, Selection, Storage, WriteError};
 use fjall::Readable;
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Write};
@@ -314,6 +315,42 @@ async fn an_index_is_built_while_the_store_is_used() {
         all == owned.sum::<usize>()
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_rows_of_a_removed_relation_are_taken_out_also_after_a_restart() {
+    let folder = folder();
+    let mut store = open(folder.0.path());
+    let (owner, relation) = (class(), ClassName::of_relation("members", &class()));
+    let field = [("members", FieldType::Relation(class()))];
+    done(&*store, create(&owner, "a", "{}")).await;
+    store.edit_schema(edit_fields(&owner, &field, &[])).await.unwrap();
+    let join = |n: usize| {
+        let membership = Membership { owner: ObjectId::new("a"), related: ObjectId::new(n.to_string()) };
+        let id = membership.id();
+        crate::storage::Write {
+            class: relation.clone(),
+            id,
+            action: Action::Join(membership),
+            guard: Guard::default(),
+            fields: Vec::new(),
+        }
+    };
+    for thousand in 0..6 {
+        store.commit((0..1_000).map(|n| join(thousand * 1_000 + n)).collect()).await.unwrap();
+    }
+    store.edit_schema(edit_fields(&owner, &[], &["members"])).await.unwrap();
+    assert_eq!(find(&*store, &select(&relation, "{}", "")).await.len(), 0);
+    store.close().await;
+    drop(store);
+    store = open(folder.0.path());
+    eventually("nothing is left", async || {
+        let view = store.shared.view();
+        let (disk, keyspaces) = (&view.published.disk, &view.files.keyspaces);
+        disk.iter(&keyspaces.rows).count() == 1 && disk.iter(&keyspaces.ids).count() == 1
+    })
+    .await;
+    agrees(&store.shared.view()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

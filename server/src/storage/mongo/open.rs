@@ -53,6 +53,8 @@ impl From<mongodb::error::Error> for OpenError {
 
 /// Connections to the database, unless the URL says otherwise: each carries one command at a time.
 const POOL: u32 = 100;
+/// A first answer that takes longer is waited for with a word about it.
+const SOON: Duration = Duration::from_secs(1);
 /// How long there may be nobody who takes a write: longer than an election, which begins when ten seconds have passed.
 /// Whoever is patient then notices none.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -70,7 +72,7 @@ impl Mongo {
     pub async fn open(url: &str, mut options: MongoOptions) -> Result<Arc<Self>, OpenError> {
         let client = connect(url).await?;
         let db = client.default_database().unwrap_or_else(|| client.database("parse"));
-        let now = now(&db).await?;
+        let now = told_of(now(&db)).await?;
         let standalone = now.is_none().then(Standalone::default);
         if standalone.is_some() {
             tracing::warn!("{}", standalone::WARNING);
@@ -121,6 +123,18 @@ async fn connect(url: &str) -> Result<Client, OpenError> {
     // An answered commit is on the disks of most.
     settings.write_concern = Some(WriteConcern::builder().w(Acknowledgment::Majority).journal(true).build());
     Ok(Client::with_options(settings)?)
+}
+
+/// Says that there is something to wait for, if there is.
+async fn told_of<T>(question: impl Future<Output = T>) -> T {
+    let mut question = std::pin::pin!(question);
+    match tokio::time::timeout(SOON, &mut question).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            tracing::warn!("the database does not answer yet; waiting for it");
+            question.await
+        }
+    }
 }
 
 /// The database's own time, which only members of a replica set have.

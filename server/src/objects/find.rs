@@ -8,8 +8,9 @@ use crate::permissions::Operation;
 use crate::schema::{ClassSchema, FieldType};
 use crate::storage::{Explanation, Selection, Snapshot};
 use std::sync::Arc;
+use tidings_protocol::names::{invalid_field_name, is_field_path};
 use tidings_protocol::update::top_level;
-use tidings_protocol::{ClassName, Error, Object, ObjectId, Predicate, Query};
+use tidings_protocol::{ClassName, Error, Object, ObjectId, Predicate, Query, Value};
 
 /// Without the master key a query skips at most so many objects: each costs as much as one that is shown.
 const MAX_SKIP: u64 = 100_000;
@@ -130,6 +131,36 @@ impl Objects {
         };
         let view = self.view(auth, query, schema.as_deref(), &*snapshot, &objects).await?;
         Ok(Page { objects, view, count, redirected: None, explanation })
+    }
+
+    /// The values that a field has in the objects of a query, each once. Of the query only class and predicate count.
+    ///
+    /// # Errors
+    /// [`Failure::MasterKeyRequired`] for anybody else; 102 where they are too many, and for the ACL, which is no field;
+    /// 105 for a name that no field has.
+    pub async fn distinct(&self, auth: &Auth, query: &Query, field: &str) -> Result<Vec<Value>> {
+        if !auth.is_master() {
+            return Err(Failure::MasterKeyRequired);
+        }
+        if top_level(field) == "ACL" {
+            return Err(Error::invalid_query("Cannot query on ACL.").into());
+        }
+        // Nor does the master see the server's own fields.
+        if !is_field_path(field) {
+            return Err(invalid_field_name(field).into());
+        }
+        let schema = self.class(auth, &query.class)?;
+        let predicate = match query.class == ClassName::SESSION {
+            true => sessions::own_only(auth, query.predicate.clone())?,
+            false => query.predicate.clone(),
+        };
+        let snapshot = self.0.storage.snapshot().await?;
+        let known = schema.as_deref();
+        let predicate = self.resolve_relations(auth, &query.class, known, &*snapshot, predicate).await?;
+        let selection = Selection { predicate, ..Selection::all(query.class.clone(), auth.principals.clone()) };
+        let values = snapshot.distinct(&selection, field).await?;
+        let too_many = || Error::invalid_query("The field has too many distinct values; narrow the query.");
+        Ok(values.ok_or_else(too_many)?)
     }
 
     /// How the caller sees these objects: hidden fields, chosen keys, and the objects that their pointers include.

@@ -303,6 +303,14 @@ fn column_value(value: RawBsonRef<'_>, column: Option<&FieldType>, files_url: Op
     parsed.unwrap_or_else(|| parse(value))
 }
 
+/// A value that came without its document, out of this column.
+pub(super) fn decode_value(value: RawBsonRef<'_>, column: &FieldType, files_url: Option<&str>) -> Value {
+    match column {
+        FieldType::Pointer(_) => pointer(value),
+        column => column_value(value, Some(column), files_url),
+    }
+}
+
 fn geo_point(value: &Value) -> Option<Value> {
     corner(value).map(|point| Value::GeoPoint(Box::new(point)))
 }

@@ -1,9 +1,12 @@
 //! How a selection is read: what the database is asked for, and what is done with its answer.
 
+use super::errors::is_too_large;
 use super::filters::{self, Filter, Sort, permitted};
-use super::{Shared, position, timestamp};
+use super::schemas::column_name;
+use super::{Shared, documents, position, timestamp};
 use crate::changes::Position;
-use crate::schema::ClassSchema;
+use crate::schema::{ClassSchema, FieldType};
+use crate::storage::distinct::{Distinct, MOST_VALUES};
 use crate::storage::{Selection, Unavailable};
 use futures_util::TryStreamExt;
 use mongodb::bson::raw::cstr;
@@ -13,7 +16,7 @@ use std::sync::Arc;
 use tidings_protocol::matches::Matcher;
 use tidings_protocol::order::{write_sort_key, write_text};
 use tidings_protocol::query::Order;
-use tidings_protocol::{ClassName, Object, ObjectId};
+use tidings_protocol::{ClassName, Object, ObjectId, Value};
 
 /// Pages up to here are read in the order of an index, and equal objects put right afterwards.
 const SETTLED_PAGE: u64 = 1_000;
@@ -157,6 +160,60 @@ impl<'a> Reader<'a> {
         Ok(count)
     }
 
+    /// The values of a field, each once and in order; `None` where they are too much.
+    pub(super) async fn distinct(&mut self, plan: &Plan<'_>, field: &str) -> Result<Option<Vec<Value>>, Error> {
+        let column = plan.schema.fields.get(field).filter(|column| are_values_stored(column) && plan.filter.exact);
+        if let Some(column) = column {
+            match self.stored_values(plan, field, column).await {
+                // What fits no document is read object by object.
+                Err(error) if is_too_large(&error) => {}
+                values => return Ok(values?.finish()),
+            }
+        }
+        let question = Question { filter: &raw(&plan.filter.document)?, sort: None, skip: 0, limit: 0 };
+        let mut distinct = Distinct::of(field);
+        let mut take = |object: Object| !plan.matches(&object) || distinct.add(&object);
+        self.ask(&plan.selection.class, &plan.schema, &question, &mut take).await?;
+        Ok(distinct.finish())
+    }
+
+    /// The values of a column as the database tells them apart, which is how we do.
+    async fn stored_values(&mut self, plan: &Plan<'_>, field: &str, column: &FieldType) -> Result<Distinct, Error> {
+        let (class, filter) = (plan.selection.class.as_str(), raw(&plan.filter.document)?);
+        let files_url = self.shared.options.files_url.as_deref();
+        let mut distinct = Distinct::of(field);
+        let mut add = |value: RawBsonRef<'_>| distinct.add_value(&documents::decode_value(value, column, files_url));
+        // With an index on it, the database's own command would take the arrays in an array apart, too.
+        if *column == FieldType::Array {
+            let name = format!("${field}");
+            let command = rawdoc! {
+                "aggregate": class,
+                "pipeline": [
+                    { "$match": filter },
+                    { "$unwind": name.as_str() },
+                    { "$group": { "_id": name.as_str() } },
+                    // One of them may be null.
+                    { "$limit": MOST_VALUES as i64 + 2 },
+                ],
+                "cursor": {},
+            };
+            self.run(command, &mut |group| group.get("_id").ok().flatten().is_none_or(|value| add(value))).await?;
+            return Ok(distinct);
+        }
+        let mut command = rawdoc! { "distinct": class, "key": column_name(field, &plan.schema), "query": filter };
+        self.as_of_our_moment(&mut command);
+        let answer = raw(&self.shared.db.run_raw_command(command).await?)?;
+        if self.at.is_none() {
+            self.at = answer.get_timestamp("atClusterTime").ok().map(position);
+        }
+        for value in answer.get_array("values")? {
+            if !add(value?) {
+                break;
+            }
+        }
+        Ok(distinct)
+    }
+
     async fn all(
         &mut self,
         class: &ClassName,
@@ -248,13 +305,7 @@ impl<'a> Reader<'a> {
         mut command: RawDocumentBuf,
         take: &mut (dyn FnMut(&RawDocument) -> bool + Send),
     ) -> Result<(), Error> {
-        if self.shared.standalone.is_none() {
-            let mut concern = rawdoc! { "level": "snapshot" };
-            if let Some(at) = self.at {
-                concern.append(cstr!("atClusterTime"), timestamp(at));
-            }
-            command.append(cstr!("readConcern"), concern);
-        }
+        self.as_of_our_moment(&mut command);
         let mut batches = self.shared.db.run_raw_cursor_command(command).batch().await?;
         while let Some(batch) = batches.try_next().await? {
             if self.at.is_none() {
@@ -270,6 +321,32 @@ impl<'a> Reader<'a> {
             }
         }
         Ok(())
+    }
+
+    fn as_of_our_moment(&self, command: &mut RawDocumentBuf) {
+        if self.shared.standalone.is_none() {
+            let mut concern = rawdoc! { "level": "snapshot" };
+            if let Some(at) = self.at {
+                concern.append(cstr!("atClusterTime"), timestamp(at));
+            }
+            command.append(cstr!("readConcern"), concern);
+        }
+    }
+}
+
+/// Whether documents hold a column's values, if in another form: of a place there are two numbers, of a relation nothing.
+fn are_values_stored(column: &FieldType) -> bool {
+    match column {
+        FieldType::String
+        | FieldType::Number
+        | FieldType::Boolean
+        | FieldType::Date
+        | FieldType::Bytes
+        | FieldType::Pointer(_)
+        | FieldType::File
+        | FieldType::Object
+        | FieldType::Array => true,
+        FieldType::GeoPoint | FieldType::Polygon | FieldType::Acl | FieldType::Relation(_) => false,
     }
 }
 

@@ -66,6 +66,8 @@ mod standalone {
         reads_at_the_same_time_each_find_their_own
         pages_follow_each_other
         readers_see_what_they_may
+        distinct_values_are_told_once
+        distinct_values_may_be_many_and_large_but_not_without_end
         changes_are_what_was_committed
         changes_hide_internal_fields
         the_tail_follows_the_log

@@ -7,6 +7,7 @@ use crate::error::{Failure, Result};
 use crate::permissions::Operation;
 use crate::schema::{ClassSchema, FieldType};
 use crate::storage::{Explanation, Selection, Snapshot};
+use compact_str::CompactString;
 use std::sync::Arc;
 use tidings_protocol::names::{invalid_field_name, is_field_path};
 use tidings_protocol::update::top_level;
@@ -112,6 +113,7 @@ impl Objects {
             order: query.order.clone(),
             skip: query.skip,
             limit,
+            columns: looked_at(query),
         };
         let explanation = match query.explain {
             true => Some(snapshot.explain(&selection).await?),
@@ -214,8 +216,15 @@ pub(super) fn refuse_hidden<'a>(
     if probed { Err(Failure::forbidden()) } else { Ok(()) }
 }
 
+/// The columns that a caller's view of the found objects looks at; `None` is all.
+fn looked_at(query: &Query) -> Option<Vec<CompactString>> {
+    let keys = query.projection.keys.as_ref()?;
+    let paths = || keys.iter().chain(&query.include);
+    (!query.include.iter().any(|path| path == "*")).then(|| paths().map(|path| top_level(path).into()).collect())
+}
+
 /// What `include=*` means: every column that can hold pointers.
-fn all_references(schema: &ClassSchema) -> Vec<compact_str::CompactString> {
+fn all_references(schema: &ClassSchema) -> Vec<CompactString> {
     let references =
         schema.fields.iter().filter(|(_, field)| matches!(field, FieldType::Pointer(_) | FieldType::Array));
     references.map(|(name, _)| name.clone()).collect()

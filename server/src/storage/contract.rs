@@ -61,6 +61,7 @@ macro_rules! storage_contract {
             reads_at_the_same_time_each_find_their_own
             pages_follow_each_other
             readers_see_what_they_may
+            what_is_looked_at_is_there
             counting_agrees_with_finding
             distinct_values_are_told_once
             distinct_values_may_be_many_and_large_but_not_without_end
@@ -871,6 +872,45 @@ pub async fn readers_see_what_they_may(stores: &dyn Stores) {
     }
 }
 
+pub async fn what_is_looked_at_is_there(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Columns");
+    let mut rng = StdRng::seed_from_u64(7);
+    for at in 0..60 {
+        let fields: Map = some_fields(&mut rng).into_iter().chain([("none".into(), Value::Null)]).collect();
+        let write = create_at(&class, &format!("o{at}"), rng.random_range(0..20), &fields.to_json());
+        done(&*store, write.with_acl(acl(&mut rng))).await;
+    }
+    let filters = [
+        "{}",
+        r#"{"n":0.5}"#,
+        r#"{"o.x":1}"#,
+        r#"{"o.x":{"$gte":1},"p":{"$exists":true}}"#,
+        r#"{"n":{"$gt":0},"tags":{"$gte":[]}}"#,
+    ];
+    for filter in filters {
+        for order in ["", "-n", "s,-createdAt", "updatedAt,p", "tags,members", "o.x,-tags", "d,o"] {
+            for reader in [Principals::MASTER, user("u1")] {
+                for columns in ["n", "p s", "tags.0 o.x", "none d", "members objectId", "unknown", ""] {
+                    let whole =
+                        Selection { reader: reader.clone(), skip: 1, limit: 25, ..select(&class, filter, order) };
+                    let names: Vec<CompactString> = columns.split(' ').map(CompactString::from).collect();
+                    let cut = Selection { columns: Some(names.clone()), ..whole.clone() };
+                    let (whole, cut) = (find(&*store, &whole).await, find(&*store, &cut).await);
+                    assert_eq!(ids(&cut), ids(&whole), "{filter} by {order} with {columns}");
+                    for (cut, whole) in cut.iter().zip(&whole) {
+                        let about = |object: &Object| (object.created_at, object.updated_at, object.acl.clone());
+                        assert_eq!(about(cut), about(whole));
+                        for name in names.iter().filter_map(|path| path.split('.').next()) {
+                            assert_eq!(cut.field(name), whole.field(name), "{filter} by {order} with {columns}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 pub async fn counting_agrees_with_finding(stores: &dyn Stores) {
     let store = stores.open().await;
     let class = fresh_class("Counted");
@@ -1455,6 +1495,7 @@ pub async fn every_path_finds_the_same(stores: &dyn Stores) {
                 order,
                 skip: *[0, 0, 0, 1, 5].choose(&mut rng).unwrap(),
                 limit: *[1, 3, 20, u64::MAX].choose(&mut rng).unwrap(),
+                columns: None,
             };
             let (expected, count) = expected(&rows, &selection);
             let snapshot = store.snapshot().await.unwrap();

@@ -12,6 +12,7 @@ use mongodb::bson::{Bson, Document, doc};
 use mongodb::error::Error;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+use tidings_protocol::update::top_level;
 use tidings_protocol::{ClassName, Object, ObjectId, Value};
 
 /// Which moment it is, the first question decides. Whoever reads first gets the newest state that the database has;
@@ -121,7 +122,10 @@ impl Snapshot for View {
     }
 
     async fn distinct(&self, selection: &Selection, field: &str) -> Result<Option<Vec<Value>>, Unavailable> {
-        let plan = Plan::new(&self.shared, selection)?;
+        // For where the objects themselves must be read.
+        let columns = Some(vec![top_level(field).into()]);
+        let selection = Selection { columns, order: Vec::new(), ..selection.clone() };
+        let plan = Plan::new(&self.shared, &selection)?;
         Ok(self.read(Read::Distinct(&plan, field)).await?.values)
     }
 

@@ -276,7 +276,7 @@ impl<'a> Reader<'a> {
                 ],
                 "cursor": {},
             };
-            self.run(command, &mut |group| group.get("_id").ok().flatten().is_none_or(|value| add(value))).await?;
+            self.run(command, &mut |group| group.get("_id").ok().flatten().is_none_or(&mut add)).await?;
             return Ok(distinct);
         }
         let mut command = rawdoc! { "distinct": class, "key": column_name(field, &plan.schema), "query": filter };

@@ -144,3 +144,24 @@ test('a relation has members, and is asked for them both ways', async () => {
   }, id, alice.pointer.objectId);
   assert.deepEqual(found, { guests: [alice.pointer.objectId], unknown: 1, lists: ['Party'] });
 });
+
+test('the distinct values of a field are for the master key', async () => {
+  const alice = await server.user('alice');
+  const admin = await server.admin();
+  const at = { __type: 'Date', iso: '2026-01-02T03:04:05.678Z' };
+  await admin.create('Visit', { city: 'Rome', tags: ['a', 'b'], at, guest: alice.pointer, nights: 1 });
+  await admin.create('Visit', { city: 'Bonn', tags: ['b', 'c'], at, guest: null, nights: 2 });
+  await admin.create('Visit', { city: 'Rome', nights: 3 });
+  const distinct = (user, field, most) => user.run(
+    (Parse, field, most) => new Parse.Query('Visit').lessThanOrEqualTo('nights', most).distinct(field), field, most,
+  );
+  assert.deepEqual(await distinct(admin, 'city', 3), ['Bonn', 'Rome']);
+  assert.deepEqual(await distinct(admin, 'city', 1), ['Rome']);
+  assert.deepEqual(await distinct(admin, 'tags', 3), ['a', 'b', 'c']);
+  assert.deepEqual(await distinct(admin, 'at', 3), [at]);
+  assert.deepEqual(await distinct(admin, 'guest', 3), [alice.pointer]);
+  assert.deepEqual(await distinct(admin, 'nothing', 3), []);
+  await assert.rejects(distinct(alice, 'city', 3), /master/i, 'the SDK itself refuses without the key');
+  const aggregate = admin.run(Parse => new Parse.Query('Visit').aggregate([{ $group: { _id: '$city' } }]));
+  await refused(aggregate, 108);
+});

@@ -253,3 +253,67 @@ async fn indexes_put_into_the_order_that_sorting_puts_into() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+#[tokio::test]
+async fn distinct_values_are_for_the_master_key() {
+    let server = Server::shared();
+    let (master, nobody, class) = (server.master(), server.nobody(), fresh("Distinct"));
+    let path = format!("/aggregate/{class}");
+    let (moment, friend) = (date("2026-01-02T03:04:05.678Z"), pointer("Friend", "f1"));
+    let first = master
+        .create(
+            &class,
+            json!({"city": "Rome", "tags": ["a", "b"], "at": moment, "friend": friend, "n": 1, "o": {"x": 1}}),
+        )
+        .await;
+    master.create(&class, json!({"city": "Bonn", "tags": ["b", ["c"]], "at": null, "friend": null, "n": 2})).await;
+    master.create(&class, json!({"city": "Rome", "n": 3, "ACL": {}})).await;
+    let group = master.create("Group", json!({})).await;
+    let add = json!({"__op": "AddRelation", "objects": [pointer(&class, &first)]});
+    master.update("Group", &group, json!({fresh("members"): add, "members": add})).await;
+    let related = json!({"$relatedTo": {"object": pointer("Group", &group), "key": "members"}});
+    for (parameters, expected) in [
+        (json!({"distinct": "city"}), json!(["Bonn", "Rome"])),
+        (json!({"distinct": "tags"}), json!(["a", "b", ["c"]])),
+        (json!({"distinct": "at"}), json!([moment])),
+        (json!({"distinct": "friend"}), json!([friend])),
+        (json!({"distinct": "o.x"}), json!([1])),
+        (json!({"distinct": "never"}), json!([])),
+        (json!({"distinct": "city", "where": {"n": {"$gt": 1}}, "readPreference": null}), json!(["Bonn", "Rome"])),
+        (json!({"distinct": "n", "where": {"tags": "b"}, "hint": null, "pipeline": null}), json!([1, 2])),
+        (json!({"distinct": "n", "where": related}), json!([1])),
+    ] {
+        let mut body = parameters.clone();
+        body["_method"] = "GET".into();
+        let answer = master.post(&path, body).await.ok();
+        assert_eq!(answer, json!({"results": expected}), "{parameters}");
+    }
+    let by_url = master.get(&format!("{path}?distinct=n&where=%7B%22n%22%3A3%7D&readPreference=null")).await;
+    assert_eq!(by_url.ok(), json!({"results": [3]}));
+    let batch = json!({"requests": [{"method": "GET", "path": format!("/parse{path}"), "body": {"distinct": "city"}}]});
+    assert_eq!(master.post("/batch", batch).await.ok(), json!([{"success": {"results": ["Bonn", "Rome"]}}]));
+
+    nobody.get(&format!("{path}?distinct=n")).await.refused(403, None);
+    nobody.get(&path).await.refused(403, None);
+    for (parameters, code) in [
+        ("", 108),
+        ("?pipeline=%5B%5D", 108),
+        ("?distinct=n&pipeline=%5B%5D", 108),
+        ("?distinct=n&%24match=%7B%7D", 108),
+        ("?distinct=n&rawValues=true", 108),
+        ("?distinct=n&hint=by_n", 102),
+        ("?distinct=5", 102),
+        ("?distinct=ACL", 102),
+        ("?distinct=_rperm", 105),
+        ("?distinct=a..b", 105),
+        ("?distinct=n&where=%5B%5D", 107),
+        ("?distinct=n&where=%7B%22n%22%3A%7B%22%24odd%22%3A1%7D%7D", 107),
+    ] {
+        let answer = master.get(&format!("{path}{parameters}")).await;
+        println!("{parameters} {}", answer.text);
+        answer.refused(400, code);
+    }
+    master.get("/aggregate/_User?distinct=_hashed_password").await.refused(400, 105);
+    master.get("/aggregate/1bad?distinct=n").await.refused(400, 103);
+    master.post(&path, json!({"distinct": "n"})).await.refused(400, 108);
+}

@@ -7,6 +7,7 @@ use super::{Api, batch, info};
 use crate::auth::Auth;
 use crate::error::{Failure, Result};
 use crate::objects::{Created, Found, LoggedIn, Page, Updated};
+use compact_str::CompactString;
 use std::sync::Arc;
 use tidings_protocol::value::write_json_string;
 use tidings_protocol::{ClassName, Code, Error, Map, Query, Value};
@@ -35,13 +36,15 @@ impl Api {
             credentials.session_token = None;
         }
         let mut auth = self.0.objects.authenticate(&credentials).await?;
-        if !matches!(route, Ok(Route::Find(_) | Route::Get(..))) {
+        if !matches!(route, Ok(Route::Find(_) | Route::Get(..) | Route::Distinct(_))) {
             // Only hooks of writes see them.
             auth.headers = Arc::new(public_headers(raw.headers));
         }
         auth.context = request.context.clone();
         let body = match &route {
-            Ok(Route::Find(_) | Route::Get(..)) if raw.method == Method::GET => request.query_parameters(),
+            Ok(Route::Find(_) | Route::Get(..) | Route::Distinct(_)) if raw.method == Method::GET => {
+                request.query_parameters()
+            }
             _ => request.body,
         };
         self.dispatch(&auth, route?, body).await
@@ -56,6 +59,12 @@ impl Api {
                 Err(_) if objects.hides_unknown_classes(auth) => return Err(Failure::forbidden()),
                 Err(_) => Answer::json(200, br#"{"results":[]}"#.to_vec()),
             },
+            Route::Distinct(_) if !auth.is_master() => return Err(Failure::MasterKeyRequired),
+            Route::Distinct(class) => {
+                let (query, field) = distinct_query(ClassName::parse(&class)?, body)?;
+                let values = objects.distinct(auth, &query, &field).await?;
+                Answer::json(200, tidings_protocol::map! { "results" => Value::Array(values) }.to_json().into())
+            }
             Route::Get(class, id) => {
                 let query = get_query(self.class(auth, &class)?, &body)?;
                 found(&objects.get(auth, &query, &id).await?, auth)
@@ -140,6 +149,27 @@ impl Api {
             return Err(Failure::MasterKeyRequired);
         }
         Ok(info::metrics(self))
+    }
+}
+
+/// The objects and the field whose values are asked for.
+///
+/// # Errors
+/// 108 for all that Parse aggregates in other ways; those of a find for a bad filter; 102 where no field is named.
+fn distinct_query(class: ClassName, mut body: Map) -> Result<(Query, CompactString)> {
+    let field = body.remove("distinct").filter(|field| !field.is_null());
+    let taken = ["where", "hint", "comment", "readPreference"];
+    let other = body.iter().find(|(name, value)| !taken.contains(&name.as_str()) && !value.is_null());
+    match (field, other) {
+        (Some(Value::String(field)), None) => {
+            body.retain(|name, _| taken.contains(&name));
+            Ok((Query::from_parameters(class, &body)?, field))
+        }
+        (Some(_), None) => Err(Error::invalid_query("distinct must be the name of a field.").into()),
+        (_, _) => {
+            let message = "/aggregate is not supported yet, except with the parameters distinct and where.";
+            Err(Failure::parse(Code::CommandUnavailable, message))
+        }
     }
 }
 

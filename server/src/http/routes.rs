@@ -10,6 +10,7 @@ use warp::http::Method;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Route {
     Find(CompactString),
+    Distinct(CompactString),
     Get(CompactString, ObjectId),
     Create(CompactString),
     Update(CompactString, ObjectId),
@@ -48,6 +49,8 @@ pub(super) fn route(method: &Method, path: &str) -> Result<Route> {
         ("GET", ["classes", _, _]) => Route::Get(name(1), id(2)),
         ("PUT", ["classes", _, _]) => Route::Update(name(1), id(2)),
         ("DELETE", ["classes", _, _]) => Route::Delete(name(1), id(2)),
+        // All of it that there is yet.
+        ("GET", ["aggregate", _]) => Route::Distinct(name(1)),
         ("POST", ["batch"]) => Route::Batch,
         ("POST", ["users"]) => Route::SignUp,
         ("GET", ["users", "me"]) => Route::Me,
@@ -128,6 +131,7 @@ mod tests {
             (Method::GET, "/users/me", Route::Me),
             (Method::GET, "/users/abc", Route::Get("_User".into(), ObjectId::new("abc"))),
             (Method::GET, "/schemas/", Route::Schemas),
+            (Method::GET, "/aggregate/Note", Route::Distinct(class())),
             (Method::GET, "/classes/a%20b", Route::Find("a b".into())),
         ] {
             assert_eq!(route(&method, path), Ok(expected), "{method} {path}");
@@ -135,6 +139,7 @@ mod tests {
         assert_eq!(route(&Method::GET, "/nowhere"), Err(Failure::NoRoute));
         assert_eq!(route(&Method::DELETE, "/classes/Note"), Err(Failure::NoRoute));
         assert_eq!(route(&Method::POST, "/functions/hello").unwrap_err().status(), 400);
+        assert_eq!(route(&Method::POST, "/aggregate/Note").unwrap_err().status(), 400);
     }
 
     #[test]

@@ -7,9 +7,11 @@ use crate::error::{Failure, Result};
 use crate::permissions::Operation;
 use crate::schema::{ClassSchema, FieldType};
 use crate::storage::{Explanation, Selection, Snapshot};
+use compact_str::CompactString;
 use std::sync::Arc;
+use tidings_protocol::names::{invalid_field_name, is_field_path};
 use tidings_protocol::update::top_level;
-use tidings_protocol::{ClassName, Error, Object, ObjectId, Predicate, Query};
+use tidings_protocol::{ClassName, Error, Object, ObjectId, Predicate, Query, Value};
 
 /// Without the master key a query skips at most so many objects: each costs as much as one that is shown.
 const MAX_SKIP: u64 = 100_000;
@@ -111,6 +113,7 @@ impl Objects {
             order: query.order.clone(),
             skip: query.skip,
             limit,
+            columns: looked_at(query),
         };
         let explanation = match query.explain {
             true => Some(snapshot.explain(&selection).await?),
@@ -130,6 +133,36 @@ impl Objects {
         };
         let view = self.view(auth, query, schema.as_deref(), &*snapshot, &objects).await?;
         Ok(Page { objects, view, count, redirected: None, explanation })
+    }
+
+    /// The values that a field has in the objects of a query, each once. Of the query only class and predicate count.
+    ///
+    /// # Errors
+    /// [`Failure::MasterKeyRequired`] for anybody else; 102 where they are too many, and for the ACL, which is no field;
+    /// 105 for a name that no field has.
+    pub async fn distinct(&self, auth: &Auth, query: &Query, field: &str) -> Result<Vec<Value>> {
+        if !auth.is_master() {
+            return Err(Failure::MasterKeyRequired);
+        }
+        if top_level(field) == "ACL" {
+            return Err(Error::invalid_query("Cannot query on ACL.").into());
+        }
+        // Nor does the master see the server's own fields.
+        if !is_field_path(field) {
+            return Err(invalid_field_name(field).into());
+        }
+        let schema = self.class(auth, &query.class)?;
+        let predicate = match query.class == ClassName::SESSION {
+            true => sessions::own_only(auth, query.predicate.clone())?,
+            false => query.predicate.clone(),
+        };
+        let snapshot = self.0.storage.snapshot().await?;
+        let known = schema.as_deref();
+        let predicate = self.resolve_relations(auth, &query.class, known, &*snapshot, predicate).await?;
+        let selection = Selection { predicate, ..Selection::all(query.class.clone(), auth.principals.clone()) };
+        let values = snapshot.distinct(&selection, field).await?;
+        let too_many = || Error::invalid_query("The field has too many distinct values; narrow the query.");
+        Ok(values.ok_or_else(too_many)?)
     }
 
     /// How the caller sees these objects: hidden fields, chosen keys, and the objects that their pointers include.
@@ -183,8 +216,15 @@ pub(super) fn refuse_hidden<'a>(
     if probed { Err(Failure::forbidden()) } else { Ok(()) }
 }
 
+/// The columns that a caller's view of the found objects looks at; `None` is all.
+fn looked_at(query: &Query) -> Option<Vec<CompactString>> {
+    let keys = query.projection.keys.as_ref()?;
+    let paths = || keys.iter().chain(&query.include);
+    (!query.include.iter().any(|path| path == "*")).then(|| paths().map(|path| top_level(path).into()).collect())
+}
+
 /// What `include=*` means: every column that can hold pointers.
-fn all_references(schema: &ClassSchema) -> Vec<compact_str::CompactString> {
+fn all_references(schema: &ClassSchema) -> Vec<CompactString> {
     let references =
         schema.fields.iter().filter(|(_, field)| matches!(field, FieldType::Pointer(_) | FieldType::Array));
     references.map(|(name, _)| name.clone()).collect()

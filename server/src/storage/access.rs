@@ -15,12 +15,15 @@ pub struct Selection {
     pub order: Vec<Order>,
     pub skip: u64,
     pub limit: u64,
+    /// The top-level fields that the caller will look at, besides id, timestamps and ACL; `None` is all. Others may be there.
+    pub columns: Option<Vec<CompactString>>,
 }
 
 impl Selection {
     /// Every object of a class.
     pub fn all(class: ClassName, reader: Principals) -> Self {
-        Self { class, predicate: Predicate::everything(), reader, order: Vec::new(), skip: 0, limit: u64::MAX }
+        let (predicate, order) = (Predicate::everything(), Vec::new());
+        Self { class, predicate, reader, order, skip: 0, limit: u64::MAX, columns: None }
     }
 }
 

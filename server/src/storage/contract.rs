@@ -61,7 +61,10 @@ macro_rules! storage_contract {
             reads_at_the_same_time_each_find_their_own
             pages_follow_each_other
             readers_see_what_they_may
+            what_is_looked_at_is_there
             counting_agrees_with_finding
+            distinct_values_are_told_once
+            distinct_values_may_be_many_and_large_but_not_without_end
             a_snapshot_stays_as_it_is
             a_commit_is_seen_whole
             changes_are_what_was_committed
@@ -887,6 +890,45 @@ pub async fn readers_see_what_they_may(stores: &dyn Stores) {
     }
 }
 
+pub async fn what_is_looked_at_is_there(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Columns");
+    let mut rng = StdRng::seed_from_u64(7);
+    for at in 0..60 {
+        let fields: Map = some_fields(&mut rng).into_iter().chain([("none".into(), Value::Null)]).collect();
+        let write = create_at(&class, &format!("o{at}"), rng.random_range(0..20), &fields.to_json());
+        done(&*store, write.with_acl(acl(&mut rng))).await;
+    }
+    let filters = [
+        "{}",
+        r#"{"n":0.5}"#,
+        r#"{"o.x":1}"#,
+        r#"{"o.x":{"$gte":1},"p":{"$exists":true}}"#,
+        r#"{"n":{"$gt":0},"tags":{"$gte":[]}}"#,
+    ];
+    for filter in filters {
+        for order in ["", "-n", "s,-createdAt", "updatedAt,p", "tags,members", "o.x,-tags", "d,o"] {
+            for reader in [Principals::MASTER, user("u1")] {
+                for columns in ["n", "p s", "tags.0 o.x", "none d", "members objectId", "unknown", ""] {
+                    let whole =
+                        Selection { reader: reader.clone(), skip: 1, limit: 25, ..select(&class, filter, order) };
+                    let names: Vec<CompactString> = columns.split(' ').map(CompactString::from).collect();
+                    let cut = Selection { columns: Some(names.clone()), ..whole.clone() };
+                    let (whole, cut) = (find(&*store, &whole).await, find(&*store, &cut).await);
+                    assert_eq!(ids(&cut), ids(&whole), "{filter} by {order} with {columns}");
+                    for (cut, whole) in cut.iter().zip(&whole) {
+                        let about = |object: &Object| (object.created_at, object.updated_at, object.acl.clone());
+                        assert_eq!(about(cut), about(whole));
+                        for name in names.iter().filter_map(|path| path.split('.').next()) {
+                            assert_eq!(cut.field(name), whole.field(name), "{filter} by {order} with {columns}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 pub async fn counting_agrees_with_finding(stores: &dyn Stores) {
     let store = stores.open().await;
     let class = fresh_class("Counted");
@@ -903,6 +945,116 @@ pub async fn counting_agrees_with_finding(stores: &dyn Stores) {
     assert_eq!(count("{}").await, 29);
     assert_eq!(count(r#"{"n":0}"#).await, 9);
     assert_eq!(count(r#"{"n":{"$gte":1}}"#).await, 20);
+}
+
+pub async fn distinct_values_are_told_once(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let class = fresh_class("Distinct");
+    let pointer = |id: &str| format!(r#"{{"__type":"Pointer","className":"C","objectId":"{id}"}}"#);
+    let date = r#"{"__type":"Date","iso":"2026-01-02T03:04:05.678Z"}"#;
+    let place = r#"{"__type":"GeoPoint","latitude":1,"longitude":2.5}"#;
+    let file = r#"{"__type":"File","name":"a b.png"}"#;
+    let bytes = r#"{"__type":"Bytes","base64":"AQI="}"#;
+    let (c1, c2) = (pointer("c1"), pointer("c2"));
+    let rows = [
+        format!(
+            r#"{{"n":1,"s":"b","flag":true,"at":{date},"g":{place},"f":{file},"y":{bytes},"p":{c1},
+                "list":[1,"x",null,[1,2],{{"a":1}},{c1},{date}],"o":{{"x":1,"in":[1,2]}}}}"#
+        ),
+        format!(
+            r#"{{"n":1,"s":"a","flag":false,"at":{date},"g":{place},"f":{file},"y":{bytes},"p":{c2},
+            "list":[],"o":{{"x":"1","in":3}}}}"#
+        ),
+        format!(r#"{{"n":-2.5,"s":null,"flag":null,"at":null,"p":null,"list":["x",{c2},2],"o":{{"in":[{{"y":1}}]}}}}"#),
+        r#"{"p":null,"s":"B","list":[[],[2,1],[1,2]],"o":{"x":1,"in":[1,2]}}"#.to_owned(),
+        "{}".to_owned(),
+    ];
+    for (at, row) in rows.iter().enumerate() {
+        done(&*store, create(&class, &format!("o{at}"), row)).await;
+    }
+    let distinct = async |selection: &Selection, field: &str| {
+        let values = store.snapshot().await.unwrap().distinct(selection, field).await.unwrap();
+        Value::Array(values.unwrap()).to_json()
+    };
+    let created = r#"{"__type":"Date","iso":"1970-01-01T00:00:01.000Z"}"#;
+    let (one, other, third) = (r#"{"x":1,"in":[1,2]}"#, r#"{"x":"1","in":3}"#, r#"{"in":[{"y":1}]}"#);
+    // Without indexes and with them, which know neither what is missing nor what an array is.
+    for indexes in [&[][..], &["n", "s", "flag", "at", "p", "list", "o"][..]] {
+        for name in indexes {
+            let index = edit_index(&class, &format!("by_{name}"), &format!(r#"{{"{name}":1}}"#));
+            store.edit_schema(index).await.unwrap();
+        }
+        for (filter, field, expected) in [
+            ("{}", "n", "[-2.5,1]".to_owned()),
+            ("{}", "s", r#"["B","a","b"]"#.to_owned()),
+            ("{}", "flag", "[false,true]".to_owned()),
+            ("{}", "at", format!("[{date}]")),
+            ("{}", "g", format!("[{place}]")),
+            ("{}", "f", format!("[{file}]")),
+            ("{}", "y", format!("[{bytes}]")),
+            ("{}", "p", format!("[{c1},{c2}]")),
+            ("{}", "list", format!(r#"[1,2,"x",{c1},{c2},{{"a":1}},[],[1,2],[2,1],{date}]"#)),
+            ("{}", "o", format!("[{one},{other},{third}]")),
+            ("{}", "o.x", r#"[1,"1"]"#.to_owned()),
+            ("{}", "o.in", r#"[1,2,3,{"y":1}]"#.to_owned()),
+            ("{}", "o.in.y", "[1]".to_owned()),
+            ("{}", "list.a", "[1]".to_owned()),
+            ("{}", "n.x", "[]".to_owned()),
+            ("{}", "objectId", r#"["o0","o1","o2","o3","o4"]"#.to_owned()),
+            ("{}", "createdAt", format!("[{created}]")),
+            ("{}", "unknown", "[]".to_owned()),
+            (r#"{"n":1}"#, "s", r#"["a","b"]"#.to_owned()),
+            (r#"{"s":{"$gt":"B"}}"#, "s", r#"["a","b"]"#.to_owned()),
+            (r#"{"s":{"$regex":"^[a-z]$"}}"#, "s", r#"["a","b"]"#.to_owned()),
+            (r#"{"list":{"$ne":2}}"#, "p", format!("[{c1},{c2}]")),
+            (r#"{"list":2}"#, "list", format!(r#"[2,"x",{c2}]"#)),
+            (r#"{"o.x":{"$exists":false}}"#, "n", "[-2.5]".to_owned()),
+            (r#"{"o.x":1}"#, "list", format!(r#"[1,"x",{c1},{{"a":1}},[],[1,2],[2,1],{date}]"#)),
+            (r#"{"g":{"$exists":true}}"#, "p", format!("[{c1},{c2}]")),
+            (r#"{"n":7}"#, "n", "[]".to_owned()),
+        ] {
+            assert_eq!(distinct(&select(&class, filter, ""), field).await, expected, "{field} where {filter}");
+            let page = Selection { skip: 1, limit: 1, ..select(&class, filter, "-n,s") };
+            assert_eq!(distinct(&page, field).await, expected, "neither page nor order count");
+        }
+    }
+    let own = create(&class, "own", r#"{"n":10,"s":"own"}"#).with_acl(Acl::default().with("alice", true, false));
+    done(&*store, own).await;
+    for (reader, expected) in
+        [(user("alice"), "[-2.5,1,10]"), (user("bob"), "[-2.5,1]"), (Principals::MASTER, "[-2.5,1,10]")]
+    {
+        let selection = Selection { reader, ..select(&class, "{}", "") };
+        assert_eq!(distinct(&selection, "n").await, expected);
+    }
+    assert_eq!(distinct(&select(&fresh_class("None"), "{}", ""), "n").await, "[]");
+}
+
+pub async fn distinct_values_may_be_many_and_large_but_not_without_end(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let (many, large) = (fresh_class("Many"), fresh_class("Large"));
+    for at in 0..4 {
+        let numbers: Vec<String> = (at * 30_000..(at + 1) * 30_000).map(|number| number.to_string()).collect();
+        let json = format!(r#"{{"at":{at},"list":[{}]}}"#, numbers.join(","));
+        done(&*store, create(&many, &format!("o{at}"), &json)).await;
+    }
+    let distinct = async |selection: &Selection, field: &str| {
+        store.snapshot().await.unwrap().distinct(selection, field).await.unwrap().map(|values| values.len())
+    };
+    for (filter, expected) in [
+        (r#"{"at":{"$lt":3}}"#, Some(90_000)),
+        ("{}", None),
+        (r#"{"list":{"$regex":"^[a]"}}"#, Some(0)),
+        (r#"{"at":{"$lt":3},"list":{"$gte":[]}}"#, Some(90_000)),
+        (r#"{"list":{"$gte":[]}}"#, None),
+    ] {
+        assert_eq!(distinct(&select(&many, filter, ""), "list").await, expected, "{filter}");
+    }
+    // More than an answer of MongoDB's own may hold.
+    for at in 0..20 {
+        let json = format!(r#"{{"text":"{at}{}"}}"#, "x".repeat(900_000));
+        done(&*store, create(&large, &format!("o{at}"), &json)).await;
+    }
+    assert_eq!(distinct(&select(&large, "{}", ""), "text").await, Some(20));
 }
 
 pub async fn a_snapshot_stays_as_it_is(stores: &dyn Stores) {
@@ -928,9 +1080,17 @@ pub async fn a_snapshot_stays_as_it_is(stores: &dyn Stores) {
             assert_eq!(ids(&all), "a b", "{order}");
         }
         assert_eq!(snapshot.count(&select(&class, "{}", "")).await.unwrap(), 2);
+        assert_eq!(snapshot.distinct(&select(&class, "{}", ""), "n").await.unwrap(), Some(vec![Value::Number(1.0)]));
     }
     assert_eq!(snapshot.cursor(), cursor);
     assert_eq!(json(&*store, &class, "a").await, r#"{"n":4}"#);
+    // A snapshot that begins with them is of the moment that they are of.
+    let snapshot = store.snapshot().await.unwrap();
+    let numbers = async || snapshot.distinct(&select(&class, "{}", ""), "n").await.unwrap();
+    assert_eq!(numbers().await, Some(vec![Value::Number(1.0), Value::Number(4.0)]));
+    done(&*store, create(&class, "d", r#"{"n":5}"#)).await;
+    assert_eq!(numbers().await, Some(vec![Value::Number(1.0), Value::Number(4.0)]));
+    assert_eq!(snapshot.count(&select(&class, "{}", "")).await.unwrap(), 2);
 }
 
 /// Several objects always hold the same number: whoever sees two numbers saw half a commit, or a stale cache.
@@ -1353,6 +1513,7 @@ pub async fn every_path_finds_the_same(stores: &dyn Stores) {
                 order,
                 skip: *[0, 0, 0, 1, 5].choose(&mut rng).unwrap(),
                 limit: *[1, 3, 20, u64::MAX].choose(&mut rng).unwrap(),
+                columns: None,
             };
             let (expected, count) = expected(&rows, &selection);
             let snapshot = store.snapshot().await.unwrap();

@@ -22,6 +22,7 @@ mod access;
 mod agreement;
 #[cfg(test)]
 pub mod contract;
+mod distinct;
 pub mod embedded;
 mod limits;
 pub mod mongo;
@@ -98,6 +99,10 @@ pub trait Snapshot: Send + Sync {
 
     /// How many objects match and may be read, whatever the page.
     async fn count(&self, selection: &Selection) -> Result<u64, Unavailable>;
+
+    /// The values that a field has in the objects that match and may be read, whatever the page: each once, of an array each
+    /// element, no nulls, and in the order of [`tidings_protocol::order`]. `None` where they are more than 100,000 or 64 MiB.
+    async fn distinct(&self, selection: &Selection, field: &str) -> Result<Option<Vec<Value>>, Unavailable>;
 
     /// How [`Snapshot::find`] would go about it, and what it read.
     async fn explain(&self, selection: &Selection) -> Result<Explanation, Unavailable>;

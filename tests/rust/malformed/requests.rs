@@ -750,7 +750,7 @@ async fn what_comes_later_is_refused_clearly() {
         ("DELETE", "/files/a.txt"),
         ("GET", "/hooks/functions"),
         ("POST", "/hooks/triggers"),
-        ("GET", "/aggregate/Bad"),
+        ("POST", "/aggregate/Bad"),
         ("DELETE", "/purge/Bad"),
         ("GET", "/roles"),
         ("POST", "/roles"),

@@ -144,7 +144,7 @@ fn includes(paths: &[CompactString]) -> Result<Vec<CompactString>> {
 }
 
 impl Order {
-    /// Reads `a,-b`.
+    /// Reads `a,-b`. A field that is named again keeps its place and takes the new direction, as in Parse.
     ///
     /// # Errors
     /// 105 for a name that no field can have, and for an empty list.
@@ -160,22 +160,24 @@ impl Order {
         if text.split(',').count() > MAX_ORDER {
             return Err(Error::invalid_query(format!("A query sorts by at most {MAX_ORDER} fields.")));
         }
-        text.split(',')
-            .map(|name| {
-                let name = name.trim();
-                let (name, descending) = name.strip_prefix('-').map_or((name, false), |name| (name, true));
-                let path = match name.trim_start_matches('+') {
-                    "_created_at" => "createdAt",
-                    "_updated_at" => "updatedAt",
-                    "_id" => "objectId",
-                    name => name,
-                };
-                if path == "ACL" || !is_field_path(path) {
-                    return Err(invalid_field_name(path));
-                }
-                Ok(Self { path: path.into(), descending })
-            })
-            .collect()
+        let mut orders: Vec<Self> = Vec::new();
+        for name in text.split(',').map(str::trim) {
+            let (name, descending) = name.strip_prefix('-').map_or((name, false), |name| (name, true));
+            let path = match name.trim_start_matches('+') {
+                "_created_at" => "createdAt",
+                "_updated_at" => "updatedAt",
+                "_id" => "objectId",
+                name => name,
+            };
+            if path == "ACL" || !is_field_path(path) {
+                return Err(invalid_field_name(path));
+            }
+            match orders.iter_mut().find(|order| order.path == path) {
+                Some(known) => known.descending = descending,
+                None => orders.push(Self { path: path.into(), descending }),
+            }
+        }
+        Ok(orders)
     }
 }
 

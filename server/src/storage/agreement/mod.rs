@@ -175,6 +175,7 @@ impl Asked {
             order: self.order(),
             skip: self.skip,
             limit: self.limit,
+            columns: None,
         })
     }
 }

@@ -1,5 +1,5 @@
 //! Answering a selection: objects come along the planned path, are asked again whether they match and may be read, and
-//! go into a page, a bounded heap or a count.
+//! go into a page, a bounded heap, a count or a set of values.
 
 use super::catalog::ClassState;
 use super::keys::Sequence;
@@ -7,6 +7,7 @@ use super::planner::{Access, Direction, IndexAccess, plan};
 use super::scan::{Entries, Entry, Merged, Rows};
 use super::view::{Row, View};
 use crate::permissions::Principals;
+use crate::storage::distinct::Distinct;
 use crate::storage::{Explanation, Selection, Unavailable};
 use rustc_hash::FxHashSet;
 use std::collections::BinaryHeap;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use tidings_protocol::matches::Matcher;
 use tidings_protocol::order::write_sort_key;
 use tidings_protocol::query::Order;
-use tidings_protocol::{Object, ObjectId, Predicate};
+use tidings_protocol::{Object, ObjectId, Predicate, Value};
 
 /// A find that takes longer than this many steps leaves the async worker to others: about two milliseconds.
 const INLINE_STEPS: u64 = 1_000;
@@ -58,14 +59,33 @@ pub(super) async fn count(view: &View, selection: &Selection) -> Result<u64, Una
     if selection.reader.master && selection.predicate == Predicate::everything() {
         return Ok(view.published.count(class));
     }
-    // The order of what is counted does not matter, and must not choose the path.
+    Ok(in_any_order(view, class, selection, || Sink::Count(0)).await?.counted())
+}
+
+pub(super) async fn distinct(
+    view: &View,
+    selection: &Selection,
+    field: &str,
+) -> Result<Option<Vec<Value>>, Unavailable> {
+    let Some(class) = view.class(&selection.class) else { return Ok(Some(Vec::new())) };
+    let sink = in_any_order(view, class, selection, || Sink::Distinct(Distinct::of(field))).await?;
+    Ok(sink.into_values())
+}
+
+/// Where all objects of a selection went. Their order does not matter, and must not choose the path.
+async fn in_any_order(
+    view: &View,
+    class: &Arc<ClassState>,
+    selection: &Selection,
+    sink: impl Fn() -> Sink,
+) -> Result<Sink, Unavailable> {
     let selection = Selection { order: Vec::new(), ..selection.clone() };
     let mut access = plan(class, &selection, |access| measure(view, access));
     loop {
         let source = Source::new(view, class, access, &[], true)?;
-        let mut run = Run::new(view, class, &selection, source, Sink::Count(0))?;
+        let mut run = Run::new(view, class, &selection, source, sink())?;
         if run.finish().await? {
-            return Ok(run.sink.counted());
+            return Ok(run.sink);
         }
         access = Access::Scan;
     }
@@ -324,6 +344,7 @@ enum Sink {
         scratch: Vec<u8>,
     },
     Count(u64),
+    Distinct(Distinct),
 }
 
 struct Keyed {
@@ -394,6 +415,7 @@ impl Sink {
                 *count += 1;
                 false
             }
+            Self::Distinct(distinct) => !distinct.add(&object),
         }
     }
 
@@ -404,11 +426,15 @@ impl Sink {
                 let skip = usize::try_from(skip).unwrap_or(usize::MAX);
                 heap.into_sorted_vec().into_iter().skip(skip).map(|keyed| keyed.object).collect()
             }
-            Self::Count(_) => Vec::new(),
+            Self::Count(_) | Self::Distinct(_) => Vec::new(),
         }
     }
 
     fn counted(&self) -> u64 {
         if let Self::Count(count) = self { *count } else { 0 }
+    }
+
+    fn into_values(self) -> Option<Vec<Value>> {
+        if let Self::Distinct(distinct) = self { distinct.finish() } else { None }
     }
 }

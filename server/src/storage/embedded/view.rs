@@ -13,7 +13,7 @@ use compact_str::CompactString;
 use fjall::{Keyspace, Readable};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
-use tidings_protocol::{ClassName, Object, ObjectId};
+use tidings_protocol::{ClassName, Object, ObjectId, Value};
 use tokio::sync::Semaphore;
 
 /// What is durable and visible: replaced as a whole after each group of commits.
@@ -137,6 +137,10 @@ impl Snapshot for View {
 
     async fn count(&self, selection: &Selection) -> Result<u64, Unavailable> {
         find::count(self, selection).await
+    }
+
+    async fn distinct(&self, selection: &Selection, field: &str) -> Result<Option<Vec<Value>>, Unavailable> {
+        find::distinct(self, selection, field).await
     }
 
     async fn explain(&self, selection: &Selection) -> Result<Explanation, Unavailable> {

@@ -307,6 +307,14 @@ pub(super) fn address(name: &str, files_url: Option<&str>) -> Option<CompactStri
     files_url.map(|files| format_compact!("{files}{}", utf8_percent_encode(name, &RESERVED)))
 }
 
+/// A value that came without its document, out of this column.
+pub(super) fn decode_value(value: RawBsonRef<'_>, column: &FieldType, files_url: Option<&str>) -> Value {
+    match column {
+        FieldType::Pointer(_) => pointer(value),
+        column => column_value(value, Some(column), files_url),
+    }
+}
+
 fn geo_point(value: &Value) -> Option<Value> {
     corner(value).map(|point| Value::GeoPoint(Box::new(point)))
 }

@@ -24,6 +24,8 @@ const NAMESPACE_NOT_FOUND: i32 = 26;
 const INDEX_NOT_FOUND: i32 = 27;
 /// The server no longer has the state, or cannot give it while collections or indexes are being made.
 const SNAPSHOT_UNAVAILABLE: [i32; 2] = [246, 239];
+/// `distinct too big, 16mb cap`, `BSONObjectTooLarge`, `QueryExceededMemoryLimitNoDiskUseAllowed`.
+const TOO_LARGE: [i32; 3] = [17_217, 10_334, 292];
 
 /// A server that is not the primary any more, shuts down, or cannot be reached: what the
 /// [specification of retryable reads](https://github.com/mongodb/specifications/blob/master/source/retryable-reads/retryable-reads.md)
@@ -88,6 +90,11 @@ pub(super) fn duplicate_field(error: &Error) -> Option<String> {
 
 pub(super) fn is_transient(error: &Error) -> bool {
     error.contains_label(TRANSIENT_TRANSACTION_ERROR)
+}
+
+/// Whether an answer does not fit one document, or the memory that the server has for it.
+pub(super) fn is_too_large(error: &Error) -> bool {
+    code(error).is_some_and(|code| TOO_LARGE.contains(&code))
 }
 
 pub(super) fn is_snapshot_unavailable(error: &Error) -> bool {

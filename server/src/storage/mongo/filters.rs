@@ -471,7 +471,7 @@ mod tests {
     #[test]
     fn orders_are_the_servers_where_it_compares_alike() {
         let order = |text: &str| sort(&Order::parse(&Value::from(text)).unwrap(), &schema());
-        assert_eq!(order("-p,createdAt,p"), Sort::Server(doc! { "_p_p": -1, "_created_at": 1 }));
+        assert_eq!(order("-p,createdAt,p"), Sort::Server(doc! { "_p_p": 1, "_created_at": 1 }));
         assert_eq!(order("o.a,n"), Sort::Server(doc! { "o.a": 1, "n": 1 }));
         assert_eq!(order("o.a,o.b"), Sort::Client);
         assert_eq!(order("tags,o"), Sort::Server(doc! { "tags": 1, "o": 1 }));

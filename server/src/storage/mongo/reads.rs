@@ -1,22 +1,32 @@
 //! How a selection is read: what the database is asked for, and what is done with its answer.
 
+use super::documents::pointer_name;
+use super::errors::is_too_large;
 use super::filters::{self, Filter, Sort, permitted};
-use super::{Shared, position, timestamp};
+use super::schemas::column_name;
+use super::{Shared, documents, position, timestamp};
 use crate::changes::Position;
-use crate::schema::ClassSchema;
+use crate::schema::{ClassSchema, FieldType};
+use crate::storage::distinct::{Distinct, MOST_VALUES};
 use crate::storage::{Selection, Unavailable};
+use compact_str::CompactString;
 use futures_util::TryStreamExt;
 use mongodb::bson::raw::cstr;
-use mongodb::bson::{Document, RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, doc, rawdoc};
+use mongodb::bson::{Bson, Document, RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, doc, rawdoc};
 use mongodb::error::Error;
 use std::sync::Arc;
 use tidings_protocol::matches::Matcher;
+use tidings_protocol::names::is_internal_field;
 use tidings_protocol::order::{write_sort_key, write_text};
 use tidings_protocol::query::Order;
-use tidings_protocol::{ClassName, Object, ObjectId};
+use tidings_protocol::update::top_level;
+use tidings_protocol::{ClassName, Object, ObjectId, Value};
 
 /// Pages up to here are read in the order of an index, and equal objects put right afterwards.
 const SETTLED_PAGE: u64 = 1_000;
+
+/// What makes an object of a document, whatever is looked at.
+const ALWAYS_READ: [&str; 6] = ["_id", "_created_at", "_updated_at", "_rperm", "_wperm", "_acl"];
 
 /// How many documents an answer may hold.
 const LARGEST_BATCH: i64 = 10_000;
@@ -33,11 +43,14 @@ pub(super) struct Plan<'a> {
     pub(super) sort: Sort,
     /// Decides about what the filter lets through, where that may be too much.
     matcher: Option<Matcher>,
+    /// What is read of each document; `None` is all of it.
+    projection: Option<Document>,
 }
 
 /// One question to the database.
 struct Question<'a> {
     filter: &'a RawDocument,
+    projection: Option<&'a Document>,
     sort: Option<&'a Document>,
     skip: u64,
     /// 0 is no limit.
@@ -56,14 +69,49 @@ impl<'a> Plan<'a> {
     /// # Errors
     /// For an expression that does not compile: whoever asks has compiled it before.
     pub(super) fn new(shared: &Shared, selection: &'a Selection) -> Result<Self, Unavailable> {
-        let schema = shared.catalog.get_or_empty(&selection.class);
+        Self::of(selection, shared.catalog.get_or_empty(&selection.class))
+    }
+
+    fn of(selection: &'a Selection, schema: Arc<ClassSchema>) -> Result<Self, Unavailable> {
         let order = if selection.order.is_empty() { filters::natural() } else { selection.order.clone() };
         let filter = Filter::of(&selection.predicate, &schema).and(permitted("_rperm", &selection.reader));
         let matcher = match filter.exact {
             true => None,
             false => Some(Matcher::new(&selection.predicate).map_err(|error| Unavailable(error.message.into_owned()))?),
         };
-        Ok(Self { filter, sort: filters::sort(&order, &schema), matcher, order, schema, selection })
+        let sort = filters::sort(&order, &schema);
+        let mut plan = Self { filter, sort, matcher, projection: None, order, schema, selection };
+        plan.projection = selection.columns.as_ref().and_then(|columns| plan.projection(columns));
+        Ok(plan)
+    }
+
+    /// What must be read of documents for a caller who looks at these columns: also what our own code sifts and sorts by.
+    /// Whole fields only, as MongoDB refuses a field beside its own inside.
+    fn projection(&self, columns: &[CompactString]) -> Option<Document> {
+        // Their objects show what no column says.
+        if [ClassName::USER, ClassName::SESSION].contains(&self.selection.class) {
+            return None;
+        }
+        let mut names: Vec<CompactString> = columns.iter().map(|path| top_level(path).into()).collect();
+        if self.matcher.is_some() {
+            self.selection.predicate.paths(&mut |path| names.push(top_level(path).into()));
+        }
+        if self.sort == Sort::Client || self.settles().is_some() {
+            names.extend(self.order.iter().map(|order| CompactString::from(top_level(&order.path))));
+        }
+        // A projection cannot say such names: then all is read.
+        if names.iter().any(|name| name.is_empty() || name.starts_with('$') || name.contains('\0')) {
+            return None;
+        }
+        let mut projection = ALWAYS_READ.iter().map(|name| ((*name).to_owned(), Bson::Int32(1))).collect::<Document>();
+        for name in names.iter().filter(|name| !matches!(name.as_str(), "objectId" | "createdAt" | "updatedAt")) {
+            // A document may hold both, whatever the column is.
+            projection.insert(name.as_str(), 1);
+            if !is_internal_field(name) {
+                projection.insert(pointer_name(name), 1);
+            }
+        }
+        Some(projection)
     }
 
     /// How many objects the end of the page needs, if it is worth while to read them without the tie-break: an index has
@@ -81,6 +129,9 @@ impl<'a> Plan<'a> {
     /// The command of the first question, to be explained.
     pub(super) fn command(&self) -> Document {
         let mut find = doc! { "find": self.selection.class.as_str(), "filter": &self.filter.document };
+        if let Some(projection) = &self.projection {
+            find.insert("projection", projection.clone());
+        }
         if let Sort::Server(keys) = &self.sort {
             let settles = self.settles();
             find.insert("sort", if settles.is_some() { keys.clone() } else { total(keys) });
@@ -90,6 +141,35 @@ impl<'a> Plan<'a> {
             }
         }
         find
+    }
+}
+
+impl<'a> Question<'a> {
+    /// For all that a filter finds, and the whole of it.
+    fn whole(filter: &'a RawDocument) -> Self {
+        Self { filter, projection: None, sort: None, skip: 0, limit: 0 }
+    }
+
+    fn command(&self, class: &ClassName) -> Result<RawDocumentBuf, Error> {
+        let mut find = RawDocumentBuf::new();
+        find.append(cstr!("find"), class.as_str());
+        find.append(cstr!("filter"), self.filter);
+        if let Some(projection) = self.projection {
+            find.append(cstr!("projection"), raw(projection)?);
+        }
+        if let Some(sort) = self.sort {
+            find.append(cstr!("sort"), raw(sort)?);
+        }
+        if self.skip > 0 {
+            find.append(cstr!("skip"), i64::try_from(self.skip).unwrap_or(i64::MAX));
+        }
+        if self.limit > 0 {
+            let limit = i64::try_from(self.limit).unwrap_or(i64::MAX);
+            find.append(cstr!("limit"), limit);
+            // All of a page in one answer; a batch that it does not fill says that there is no more.
+            find.append(cstr!("batchSize"), limit.saturating_add(1).min(LARGEST_BATCH));
+        }
+        Ok(find)
     }
 }
 
@@ -105,12 +185,13 @@ impl<'a> Reader<'a> {
             [id] => rawdoc! { "_id": id.as_str() },
             ids => rawdoc! { "_id": { "$in": RawArrayBuf::from_iter(ids.iter().map(|id| id.as_str())) } },
         };
-        self.all(class, &schema, &Question { filter: &filter, sort: None, skip: 0, limit: ids.len() as u64 }).await
+        self.all(class, &schema, &Question { limit: ids.len() as u64, ..Question::whole(&filter) }).await
     }
 
     pub(super) async fn page(&mut self, plan: &Plan<'_>) -> Result<Vec<Arc<Object>>, Error> {
         let (skip, limit) = (plan.selection.skip, plan.selection.limit);
-        let everything = Question { filter: &raw(&plan.filter.document)?, sort: None, skip: 0, limit: 0 };
+        let filter = raw(&plan.filter.document)?;
+        let everything = Question { projection: plan.projection.as_ref(), ..Question::whole(&filter) };
         let Sort::Server(keys) = &plan.sort else { return self.sort(plan, &everything).await };
         let (class, schema) = (&plan.selection.class, &plan.schema);
         if let Some(need) = plan.settles() {
@@ -132,7 +213,7 @@ impl<'a> Reader<'a> {
         let (class, filter) = (&plan.selection.class, raw(&plan.filter.document)?);
         let mut count = 0;
         if !plan.filter.exact {
-            let question = Question { filter: &filter, sort: None, skip: 0, limit: 0 };
+            let question = Question::whole(&filter);
             let mut take = |object: Object| {
                 count += u64::from(plan.matches(&object));
                 true
@@ -155,6 +236,61 @@ impl<'a> Reader<'a> {
         };
         self.run(command, &mut take).await?;
         Ok(count)
+    }
+
+    /// The values of a field, each once and in order; `None` where they are too much.
+    pub(super) async fn distinct(&mut self, plan: &Plan<'_>, field: &str) -> Result<Option<Vec<Value>>, Error> {
+        let column = plan.schema.fields.get(field).filter(|column| are_values_stored(column) && plan.filter.exact);
+        if let Some(column) = column {
+            match self.stored_values(plan, field, column).await {
+                // What fits no document is read object by object.
+                Err(error) if is_too_large(&error) => {}
+                values => return Ok(values?.finish()),
+            }
+        }
+        let filter = raw(&plan.filter.document)?;
+        let question = Question { projection: plan.projection.as_ref(), ..Question::whole(&filter) };
+        let mut distinct = Distinct::of(field);
+        let mut take = |object: Object| !plan.matches(&object) || distinct.add(&object);
+        self.ask(&plan.selection.class, &plan.schema, &question, &mut take).await?;
+        Ok(distinct.finish())
+    }
+
+    /// The values of a column as the database tells them apart, which is how we do.
+    async fn stored_values(&mut self, plan: &Plan<'_>, field: &str, column: &FieldType) -> Result<Distinct, Error> {
+        let (class, filter) = (plan.selection.class.as_str(), raw(&plan.filter.document)?);
+        let files_url = self.shared.options.files_url.as_deref();
+        let mut distinct = Distinct::of(field);
+        let mut add = |value: RawBsonRef<'_>| distinct.add_value(&documents::decode_value(value, column, files_url));
+        // With an index on it, the database's own command would take the arrays in an array apart, too.
+        if *column == FieldType::Array {
+            let name = format!("${field}");
+            let command = rawdoc! {
+                "aggregate": class,
+                "pipeline": [
+                    { "$match": filter },
+                    { "$unwind": name.as_str() },
+                    { "$group": { "_id": name.as_str() } },
+                    // One of them may be null.
+                    { "$limit": MOST_VALUES as i64 + 2 },
+                ],
+                "cursor": {},
+            };
+            self.run(command, &mut |group| group.get("_id").ok().flatten().is_none_or(&mut add)).await?;
+            return Ok(distinct);
+        }
+        let mut command = rawdoc! { "distinct": class, "key": column_name(field, &plan.schema), "query": filter };
+        self.as_of_our_moment(&mut command);
+        let answer = raw(&self.shared.db.run_raw_command(command).await?)?;
+        if self.at.is_none() {
+            self.at = answer.get_timestamp("atClusterTime").ok().map(position);
+        }
+        for value in answer.get_array("values")? {
+            if !add(value?) {
+                break;
+            }
+        }
+        Ok(distinct)
     }
 
     async fn all(
@@ -215,21 +351,7 @@ impl<'a> Reader<'a> {
         question: &Question<'_>,
         take: &mut (dyn FnMut(Object) -> bool + Send),
     ) -> Result<(), Error> {
-        let mut find = RawDocumentBuf::new();
-        find.append(cstr!("find"), class.as_str());
-        find.append(cstr!("filter"), question.filter);
-        if let Some(sort) = question.sort {
-            find.append(cstr!("sort"), raw(sort)?);
-        }
-        if question.skip > 0 {
-            find.append(cstr!("skip"), i64::try_from(question.skip).unwrap_or(i64::MAX));
-        }
-        if question.limit > 0 {
-            let limit = i64::try_from(question.limit).unwrap_or(i64::MAX);
-            find.append(cstr!("limit"), limit);
-            // All of a page in one answer; a batch that it does not fill says that there is no more.
-            find.append(cstr!("batchSize"), limit.saturating_add(1).min(LARGEST_BATCH));
-        }
+        let find = question.command(class)?;
         let shared = self.shared;
         let mut read = |document: &RawDocument| match shared.decode(document, schema) {
             Ok(object) => take(object),
@@ -248,13 +370,7 @@ impl<'a> Reader<'a> {
         mut command: RawDocumentBuf,
         take: &mut (dyn FnMut(&RawDocument) -> bool + Send),
     ) -> Result<(), Error> {
-        if self.shared.standalone.is_none() {
-            let mut concern = rawdoc! { "level": "snapshot" };
-            if let Some(at) = self.at {
-                concern.append(cstr!("atClusterTime"), timestamp(at));
-            }
-            command.append(cstr!("readConcern"), concern);
-        }
+        self.as_of_our_moment(&mut command);
         let mut batches = self.shared.db.run_raw_cursor_command(command).batch().await?;
         while let Some(batch) = batches.try_next().await? {
             if self.at.is_none() {
@@ -270,6 +386,32 @@ impl<'a> Reader<'a> {
             }
         }
         Ok(())
+    }
+
+    fn as_of_our_moment(&self, command: &mut RawDocumentBuf) {
+        if self.shared.standalone.is_none() {
+            let mut concern = rawdoc! { "level": "snapshot" };
+            if let Some(at) = self.at {
+                concern.append(cstr!("atClusterTime"), timestamp(at));
+            }
+            command.append(cstr!("readConcern"), concern);
+        }
+    }
+}
+
+/// Whether documents hold a column's values, if in another form: of a place there are two numbers, of a relation nothing.
+fn are_values_stored(column: &FieldType) -> bool {
+    match column {
+        FieldType::String
+        | FieldType::Number
+        | FieldType::Boolean
+        | FieldType::Date
+        | FieldType::Bytes
+        | FieldType::Pointer(_)
+        | FieldType::File
+        | FieldType::Object
+        | FieldType::Array => true,
+        FieldType::GeoPoint | FieldType::Polygon | FieldType::Acl | FieldType::Relation(_) => false,
     }
 }
 
@@ -330,4 +472,65 @@ fn total(keys: &Document) -> Document {
         keys.insert("_id", 1);
     }
     keys
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::contract::select;
+
+    /// What is read of each document for somebody who looks at `columns`, beyond what always is.
+    #[track_caller]
+    fn check(class: &ClassName, columns: Option<&str>, filter: &str, order: &str, expected: Option<&str>) {
+        let mut schema = ClassSchema::new(class.clone());
+        for (name, field_type) in [
+            ("n", FieldType::Number),
+            ("p", FieldType::Pointer(ClassName::USER)),
+            ("o", FieldType::Object),
+            ("g", FieldType::GeoPoint),
+        ] {
+            schema.fields.insert(name.into(), field_type);
+        }
+        let columns = columns.map(|names| names.split(' ').map(CompactString::from).collect());
+        let selection = Selection { columns, limit: 10, ..select(class, filter, order) };
+        let plan = Plan::of(&selection, Arc::new(schema)).unwrap();
+        let filter = raw(&plan.filter.document).unwrap();
+        let question = Question { projection: plan.projection.as_ref(), ..Question::whole(&filter) };
+        let command = question.command(class).unwrap();
+        let projection = command.get("projection").unwrap().and_then(RawBsonRef::as_document);
+        let names = projection.map(|projection| {
+            let names: Vec<&str> = projection.iter().map(|element| element.unwrap().0.as_str()).collect();
+            let (always, more) = names.split_at(ALWAYS_READ.len());
+            assert_eq!(always, ALWAYS_READ);
+            more.join(" ")
+        });
+        assert_eq!(names.as_deref(), expected);
+        assert_eq!(plan.command().get_document("projection").is_ok(), expected.is_some());
+    }
+
+    #[test]
+    fn of_documents_is_read_what_is_looked_at() {
+        let note = ClassName::from_trusted("Note");
+        let some = |columns, filter, order, expected| check(&note, Some(columns), filter, order, Some(expected));
+        check(&note, None, "{}", "", None);
+        some("n", "{}", "", "n _p_n");
+        some("n o.a o.b n", "{}", "", "n _p_n o _p_o");
+        some("p unknown", "{}", "", "p _p_p unknown _p_unknown");
+        some("objectId createdAt updatedAt", "{}", "", "");
+        some("_rperm _hidden", "{}", "", "_hidden");
+        // The database filters and sorts by itself.
+        some("p", r#"{"n":1}"#, "n,o", "p _p_p");
+        // It lets too much through.
+        some("p", r#"{"n":1,"o.x":2}"#, "n", "p _p_p n _p_n o _p_o");
+        some("p", r#"{"o":{"$gte":{}},"p":null}"#, "n", "p _p_p o _p_o");
+        // It does not sort, or only nearly.
+        some("p", "{}", "g,n", "p _p_p g _p_g n _p_n");
+        some("p", "{}", "-n,createdAt", "p _p_p n _p_n");
+        // It cannot be told.
+        for name in ["$score", "n .a", "n a\0"] {
+            check(&note, Some(&name.replace("\\0", "\0")), "{}", "", None);
+        }
+        check(&ClassName::USER, Some("n"), "{}", "", None);
+        check(&ClassName::SESSION, Some("n"), "{}", "", None);
+    }
 }

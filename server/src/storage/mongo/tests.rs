@@ -7,7 +7,7 @@ use crate::schema::FieldType;
 use crate::storage::contract::{
     Stores, create, delete, done, find, fresh_class, get, select, storage_contract, update, update_at,
 };
-use crate::storage::{Action, Answer, Storage, Write, WriteError};
+use crate::storage::{Action, Answer, Selection, Storage, Write, WriteError};
 use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc};
 use std::sync::Arc;
@@ -66,6 +66,9 @@ mod standalone {
         reads_at_the_same_time_each_find_their_own
         pages_follow_each_other
         readers_see_what_they_may
+        what_is_looked_at_is_there
+        distinct_values_are_told_once
+        distinct_values_may_be_many_and_large_but_not_without_end
         changes_are_what_was_committed
         changes_hide_internal_fields
         the_tail_follows_the_log
@@ -333,6 +336,17 @@ async fn classes_that_others_make_are_told_with_images() {
     objects.update_one(doc! { "_id": "a" }, doc! { "$set": { "n": 2 } }).await.unwrap();
     let changes = heard(&store, &class, after, 3).await;
     assert_eq!(changes.iter().map(told).collect::<Vec<_>>(), ["class 1", r#"a - {"n":1}"#, r#"a {"n":1} {"n":2}"#]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_looks_at_is_not_read() {
+    let Some((store, _, _)) = two_nodes().await else { return };
+    let class = fresh_class("Columns");
+    done(&*store, create(&class, "a", r#"{"n":1,"text":"long","o":{"x":1}}"#)).await;
+    for (filter, expected) in [(r#"{"text":"long"}"#, r#"{"n":1}"#), (r#"{"o.x":1}"#, r#"{"n":1,"o":{"x":1}}"#)] {
+        let selection = Selection { columns: Some(vec!["n".into()]), ..select(&class, filter, "") };
+        assert_eq!(find(&*store, &selection).await[0].fields.to_json(), expected);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

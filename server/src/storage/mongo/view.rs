@@ -13,7 +13,8 @@ use mongodb::bson::{Bson, Document, doc};
 use mongodb::error::Error;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-use tidings_protocol::{ClassName, Object, ObjectId};
+use tidings_protocol::update::top_level;
+use tidings_protocol::{ClassName, Object, ObjectId, Value};
 
 /// Which moment it is, the first question decides. Whoever reads first gets the newest state that the database has;
 /// whoever asks for the cursor first, a state that has all that this process knows of.
@@ -35,12 +36,15 @@ enum Read<'a> {
     Get(&'a ClassName, &'a ObjectId),
     Page(&'a Plan<'a>),
     Count(&'a Plan<'a>),
+    Distinct(&'a Plan<'a>, &'a str),
 }
 
 #[derive(Default)]
 struct Found {
     objects: Vec<Arc<Object>>,
     count: u64,
+    /// `None` where they are too much.
+    values: Option<Vec<Value>>,
 }
 
 impl View {
@@ -91,6 +95,7 @@ impl View {
             Read::Get(class, id) => Found { objects: reader.get(class, &[id]).await?, ..Found::default() },
             Read::Page(plan) => Found { objects: reader.page(plan).await?, ..Found::default() },
             Read::Count(plan) => Found { count: reader.count(plan).await?, ..Found::default() },
+            Read::Distinct(plan, field) => Found { values: reader.distinct(plan, field).await?, ..Found::default() },
         };
         Ok((found, reader.at))
     }
@@ -121,6 +126,14 @@ impl Snapshot for View {
     async fn count(&self, selection: &Selection) -> Result<u64, Unavailable> {
         let plan = Plan::new(&self.shared, selection)?;
         Ok(self.read(Read::Count(&plan)).await?.count)
+    }
+
+    async fn distinct(&self, selection: &Selection, field: &str) -> Result<Option<Vec<Value>>, Unavailable> {
+        // For where the objects themselves must be read.
+        let columns = Some(vec![top_level(field).into()]);
+        let selection = Selection { columns, order: Vec::new(), ..selection.clone() };
+        let plan = Plan::new(&self.shared, &selection)?;
+        Ok(self.read(Read::Distinct(&plan, field)).await?.values)
     }
 
     async fn explain(&self, selection: &Selection) -> Result<Explanation, Unavailable> {

@@ -1,6 +1,6 @@
 //! Live queries on the wire: which event, with which images, to whom, in which order, and until when.
 
-use crate::harness::{Client, Launch, Live, Server, Value, date, fresh, json, members, pointer};
+use crate::harness::{Client, Launch, Live, Server, Value, date, fresh, json, members, on_mongodb, pointer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -753,8 +753,14 @@ async fn a_removed_field_changes_what_is_found() {
     let mut ones = nobody.subscribe(&class, json!({"n": 1})).await;
     master.put(&format!("/schemas/{class}"), json!({"fields": {"room": {"__op": "Delete"}}})).await.ok();
     let told = lobby.answer().await;
-    assert_eq!((&told["op"], &told["results"]), (&json!("result"), &json!([])), "{told}");
+    assert_eq!(told["op"], "result", "{told}");
     assert_eq!(lobby.answer().await["op"], "subscribed");
+    // From MongoDB's documents the values go behind the column: who still found one is told when it goes.
+    if on_mongodb() && told["results"] != json!([]) {
+        lobby.expect("leave", &id).await;
+    } else {
+        assert_eq!(told["results"], json!([]), "{told}");
+    }
     // Who did not ask for it goes on.
     nobody.update(&class, &id, json!({"m": 2})).await;
     ones.expect("update", &id).await;

@@ -1,13 +1,12 @@
 //! Clients that hold a cursor: what they missed comes once, in order, whatever happened meanwhile.
 
-use crate::harness::{Client, Launch, Live, PATIENCE, Server, Value, cursor_of, fresh, id_of, json};
+use crate::harness::{
+    Client, Database, Launch, Live, PATIENCE, Server, Value, cursor_of, fresh, id_of, json, on_mongodb,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
-
-/// Names the MongoDB of the tests, if they have one.
-const DATABASE_URL: &str = "TIDINGS_TEST_DATABASE_URL";
 
 /// Somebody who subscribes again and again, each time from where they were.
 struct Listener {
@@ -243,7 +242,7 @@ async fn a_cursor_of_another_history_gives_a_fresh_result() {
 #[tokio::test]
 async fn a_history_that_is_gone_gives_a_fresh_result() {
     // MongoDB decides itself what it keeps.
-    if std::env::var_os(DATABASE_URL).is_some() {
+    if on_mongodb() {
         return;
     }
     let mut server = Launch::plain().with(&["--change-retention-size", "1kb"]).start();
@@ -435,20 +434,12 @@ async fn nothing_is_lost_or_doubled_while_everybody_writes() {
 
 // ---- several nodes on one MongoDB
 
-/// A database that the tests' MongoDB does not have yet; `None` where they have none.
-fn new_database() -> Option<String> {
-    let url = std::env::var(DATABASE_URL).ok()?;
-    let (server, options) = url.split_once('?').unwrap_or((&url, ""));
-    let name = format!("{}_{}", fresh("resume"), std::process::id());
-    Some(format!("{}/{name}?{options}", server.trim_end_matches('/')))
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn who_loses_a_node_goes_on_at_another() {
     const WRITERS: usize = 8;
     const LOSSES: usize = 12;
-    let Some(url) = new_database() else { return };
-    let mut nodes = [0, 1].map(|_| Launch::plain().with(&["--database-url", &url]).start());
+    let Some(database) = Database::named(&format!("{}_{}", fresh("resume"), std::process::id())) else { return };
+    let mut nodes = [0, 1].map(|_| Launch::plain().with(&["--database-url", &database.url]).start());
     let master = nodes[1].master();
     let id = master.create("Note", json!({"n": 0})).await;
     // A new password ends all sessions of its user in one commit.

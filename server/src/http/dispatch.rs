@@ -36,17 +36,13 @@ impl Api {
             credentials.session_token = None;
         }
         let mut auth = self.0.objects.authenticate(&credentials).await?;
-        if !matches!(route, Ok(Route::Find(_) | Route::Get(..) | Route::Distinct(_))) {
+        let is_read = matches!(route, Ok(Route::Find(_) | Route::Get(..) | Route::Distinct(_)));
+        if !is_read {
             // Only hooks of writes see them.
             auth.headers = Arc::new(public_headers(raw.headers));
         }
         auth.context = request.context.clone();
-        let body = match &route {
-            Ok(Route::Find(_) | Route::Get(..) | Route::Distinct(_)) if raw.method == Method::GET => {
-                request.query_parameters()
-            }
-            _ => request.body,
-        };
+        let body = if is_read && raw.method == Method::GET { request.query_parameters() } else { request.body };
         self.dispatch(&auth, route?, body).await
     }
 

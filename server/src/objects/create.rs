@@ -87,9 +87,11 @@ impl Objects {
         }
         let fields = needed_fields(auth, &schema, &object)?;
         relations::drop_values(&schema, &mut object.fields);
-        // A hook may have taken members out.
-        sent.merge(edits.update.clone());
-        beside.extend(relations::take(&schema, &object.id, &mut sent)?);
+        if relations::are_changed(&sent) {
+            // A hook may have taken members out.
+            sent.merge(edits.update.clone());
+            beside.extend(relations::take(&schema, &object.id, &mut sent)?);
+        }
 
         let mut changed = changed_fields(&edits.update, &object);
         for name in computed.iter().chain(&generated) {

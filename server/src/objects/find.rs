@@ -1,7 +1,7 @@
 //! Reading: one object, a page of a query, a count.
 
 use super::view::{Included, View};
-use super::{Objects, sessions};
+use super::{Objects, require_master, sessions};
 use crate::auth::Auth;
 use crate::error::{Failure, Result};
 use crate::permissions::Operation;
@@ -74,9 +74,7 @@ impl Objects {
         // Nothing is looked for, so nothing is checked but what is asked of everybody.
         if limit == 0 && !query.count && !query.explain {
             self.class(auth, &query.class)?;
-            if query.class == ClassName::SESSION {
-                sessions::own_only(auth, query.predicate.clone())?;
-            }
+            sessions::own_only(auth, &query.class, query.predicate.clone())?;
             let view = self.plain_view(auth, query.class.clone());
             return Ok(Page { objects: Vec::new(), view, count: None, redirected: None, explanation: None });
         }
@@ -100,10 +98,7 @@ impl Objects {
         }
         let paths = query.order.iter().map(|order| order.path.as_str());
         refuse_hidden(auth, schema.as_deref(), &query.predicate, paths)?;
-        let predicate = match query.class == ClassName::SESSION {
-            true => sessions::own_only(auth, query.predicate.clone())?,
-            false => query.predicate.clone(),
-        };
+        let predicate = sessions::own_only(auth, &query.class, query.predicate.clone())?;
         let snapshot = self.0.storage.snapshot().await?;
         let known = schema.as_deref();
         let selection = Selection {
@@ -141,9 +136,7 @@ impl Objects {
     /// [`Failure::MasterKeyRequired`] for anybody else; 102 where they are too many, and for the ACL, which is no field;
     /// 105 for a name that no field has.
     pub async fn distinct(&self, auth: &Auth, query: &Query, field: &str) -> Result<Vec<Value>> {
-        if !auth.is_master() {
-            return Err(Failure::MasterKeyRequired);
-        }
+        require_master(auth)?;
         if top_level(field) == "ACL" {
             return Err(Error::invalid_query("Cannot query on ACL.").into());
         }
@@ -152,10 +145,7 @@ impl Objects {
             return Err(invalid_field_name(field).into());
         }
         let schema = self.class(auth, &query.class)?;
-        let predicate = match query.class == ClassName::SESSION {
-            true => sessions::own_only(auth, query.predicate.clone())?,
-            false => query.predicate.clone(),
-        };
+        let predicate = sessions::own_only(auth, &query.class, query.predicate.clone())?;
         let snapshot = self.0.storage.snapshot().await?;
         let known = schema.as_deref();
         let predicate = self.resolve_relations(auth, &query.class, known, &*snapshot, predicate).await?;

@@ -178,6 +178,12 @@ impl Objects {
     }
 }
 
+/// # Errors
+/// [`Failure::MasterKeyRequired`] for anybody else.
+fn require_master(auth: &Auth) -> Result<()> {
+    if auth.is_master() { Ok(()) } else { Err(Failure::MasterKeyRequired) }
+}
+
 /// The classes that Parse has and Tidings does not yet.
 fn refuse_unsupported(class: &ClassName) -> Result<()> {
     if class.is_system() && *class != ClassName::USER && *class != ClassName::SESSION {

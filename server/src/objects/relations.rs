@@ -53,6 +53,11 @@ fn is_relation(schema: &ClassSchema, name: &str, value: &Value) -> bool {
     matches!(value, Value::Relation(_)) || matches!(schema.fields.get(name), Some(FieldType::Relation(_)))
 }
 
+/// Whether an update changes members.
+pub(super) fn are_changed(update: &Update) -> bool {
+    update.operations.iter().any(|(_, operation)| matches!(operation, update::Operation::Relate { .. }))
+}
+
 fn write(relation: &ClassName, action: fn(Membership) -> Action, membership: Membership) -> Write {
     let id = membership.id();
     Write { class: relation.clone(), id, action: action(membership), guard: Guard::default(), fields: Vec::new() }
@@ -64,7 +69,7 @@ pub(super) fn drop_values(schema: &ClassSchema, fields: &mut Map) {
 }
 
 /// What a predicate asks about members.
-#[derive(Clone, PartialEq)]
+#[derive(PartialEq)]
 enum Question {
     Members(RelatedTo),
     /// Those that have one of these members.
@@ -97,12 +102,9 @@ impl Question {
 
 /// Whether a predicate asks about members.
 pub(super) fn is_asked(predicate: &Predicate, schema: Option<&ClassSchema>) -> bool {
-    match predicate {
-        Predicate::And(parts) | Predicate::Or(parts) | Predicate::Nor(parts) => {
-            parts.iter().any(|part| is_asked(part, schema))
-        }
-        Predicate::Field { path, constraint } => Question::of(path, constraint, schema).is_some(),
-    }
+    let mut is_asked = false;
+    predicate.fields(&mut |path, constraint| is_asked |= Question::of(path, constraint, schema).is_some());
+    is_asked
 }
 
 impl Objects {
@@ -118,15 +120,15 @@ impl Objects {
         snapshot: &dyn Snapshot,
         mut predicate: Predicate,
     ) -> Result<Predicate> {
-        if !is_asked(&predicate, schema) {
-            return Ok(predicate);
-        }
         // Each is asked once, however often it stands there.
         let mut questions: Vec<Question> = Vec::new();
-        predicate.fields_mut(&mut |path, constraint| {
+        predicate.fields(&mut |path, constraint| {
             let question = Question::of(path, constraint, schema);
             questions.extend(question.filter(|question| !questions.contains(question)));
         });
+        if questions.is_empty() {
+            return Ok(predicate);
+        }
         if questions.len() > MAX_QUESTIONS {
             let message = format!("A query asks about at most {MAX_QUESTIONS} relations.");
             return Err(Error::invalid_query(message).into());

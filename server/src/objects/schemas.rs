@@ -1,6 +1,6 @@
 //! The schemas API: classes as the operator shapes them. Master key only.
 
-use super::{Objects, refuse_unsupported};
+use super::{Objects, refuse_unsupported, require_master};
 use crate::auth::Auth;
 use crate::error::{Failure, Result};
 use crate::permissions::ClassLevelPermissions;
@@ -152,10 +152,6 @@ impl Asked {
 
 fn is_deletion(map: &Map) -> bool {
     map.get("__op").and_then(Value::as_str) == Some("Delete")
-}
-
-fn require_master(auth: &Auth) -> Result<()> {
-    if auth.is_master() { Ok(()) } else { Err(Failure::MasterKeyRequired) }
 }
 
 fn no_class(class: &ClassName) -> Failure {

@@ -77,10 +77,7 @@ impl Objects {
         if relations::is_asked(&subscribe.predicate, schema.map(|schema| &**schema)) {
             return Err(Error::invalid_query("Relations cannot be subscribed to yet.").into());
         }
-        let mut predicate = subscribe.predicate.clone();
-        if subscribe.class == ClassName::SESSION {
-            predicate = sessions::own_only(&auth, predicate)?;
-        }
+        let mut predicate = sessions::own_only(&auth, &subscribe.class, subscribe.predicate.clone())?;
         // As in Parse: a class that is not live can be subscribed to, and stays silent.
         if !self.is_live(&subscribe.class) {
             predicate = Predicate::Or(Vec::new());

@@ -14,6 +14,10 @@ const MAX_FIELDS: usize = 1_000;
 /// How many indexes a class may declare.
 const MAX_INDEXES: usize = 32;
 
+/// The fields of a relation's class, by Parse's names: whose relation it is, and who is a member of it.
+pub const OWNING_ID: &str = "owningId";
+pub const RELATED_ID: &str = "relatedId";
+
 /// All classes of one moment. Cheap to clone and read; replaced as a whole.
 pub type Schemas = Arc<BTreeMap<ClassName, Arc<ClassSchema>>>;
 
@@ -274,7 +278,7 @@ fn is_default_field(class: &ClassName, name: &str) -> bool {
 
 fn default_fields(class: &ClassName) -> Vec<(CompactString, FieldType)> {
     let fields: &[(&str, FieldType)] = match class.as_str() {
-        _ if class.is_relation() => &[("owningId", FieldType::String), ("relatedId", FieldType::String)],
+        _ if class.is_relation() => &[(OWNING_ID, FieldType::String), (RELATED_ID, FieldType::String)],
         "_User" => &[
             ("username", FieldType::String),
             ("password", FieldType::String),

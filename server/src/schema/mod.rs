@@ -5,5 +5,5 @@
 mod class;
 mod fields;
 
-pub use class::{ClassSchema, Index, IndexField, SchemaEdit, Schemas};
+pub use class::{ClassSchema, Index, IndexField, OWNING_ID, RELATED_ID, SchemaEdit, Schemas};
 pub use fields::{FieldType, infer};

@@ -31,7 +31,7 @@ pub use access::{Explanation, Selection};
 
 use crate::changes::{ChangeSource, ChangeTail, Cursor};
 use crate::permissions::Principals;
-use crate::schema::{ClassSchema, FieldType, SchemaEdit, Schemas};
+use crate::schema::{ClassSchema, FieldType, OWNING_ID, RELATED_ID, SchemaEdit, Schemas};
 use async_trait::async_trait;
 use compact_str::{CompactString, format_compact};
 use std::future::Future;
@@ -151,8 +151,8 @@ pub struct Membership {
 }
 
 impl Membership {
-    pub const OWNER: &str = "owningId";
-    pub const RELATED: &str = "relatedId";
+    pub const OWNER: &str = OWNING_ID;
+    pub const RELATED: &str = RELATED_ID;
 
     /// The id of its write: no other pair has it.
     pub fn id(&self) -> ObjectId {

@@ -21,15 +21,15 @@ pub(crate) fn mongod() -> Option<PathBuf> {
     program.map(PathBuf::from)
 }
 
-/// A database for one folder's servers; dropped with it.
-pub(super) struct Database {
-    pub(super) url: String,
+/// A database that nobody else has; dropped with this.
+pub(crate) struct Database {
+    pub(crate) url: String,
     name: String,
 }
 
 impl Database {
     /// `None` where servers keep their objects in their folder.
-    pub(super) fn named(name: &str) -> Option<Self> {
+    pub(crate) fn named(name: &str) -> Option<Self> {
         let url = std::env::var(URL).ok()?;
         let (server, options) = url.split_once('?').unwrap_or((&url, ""));
         let url = format!("{}/{name}?{options}", server.trim_end_matches('/'));

@@ -16,7 +16,7 @@ pub(crate) mod set;
 mod turn;
 
 pub(crate) use client::{Answer, Client, query_string};
-pub(crate) use database::{mongod, on_mongodb};
+pub(crate) use database::{Database, mongod, on_mongodb};
 pub(crate) use launch::{Launch, refused};
 pub(crate) use live::{Live, cursor_of};
 pub(crate) use raw::{Raw, status_of};

@@ -173,15 +173,15 @@ impl Predicate {
         }
     }
 
-    /// Every field path that the predicate names, with repeats.
-    pub fn paths(&self, visit: &mut impl FnMut(&str)) {
+    /// Every constraint with its path.
+    pub fn fields<'a>(&'a self, visit: &mut impl FnMut(&'a CompactString, &'a Constraint)) {
         match self {
-            Self::And(parts) | Self::Or(parts) | Self::Nor(parts) => parts.iter().for_each(|part| part.paths(visit)),
-            Self::Field { path, .. } => visit(path),
+            Self::And(parts) | Self::Or(parts) | Self::Nor(parts) => parts.iter().for_each(|part| part.fields(visit)),
+            Self::Field { path, constraint } => visit(path, constraint),
         }
     }
 
-    /// Every constraint with its path, to be changed.
+    /// As [`Predicate::fields`], to be changed.
     pub fn fields_mut(&mut self, visit: &mut impl FnMut(&mut CompactString, &mut Constraint)) {
         match self {
             Self::And(parts) | Self::Or(parts) | Self::Nor(parts) => {
@@ -189,6 +189,11 @@ impl Predicate {
             }
             Self::Field { path, constraint } => visit(path, constraint),
         }
+    }
+
+    /// Every field path that the predicate names, with repeats.
+    pub fn paths(&self, visit: &mut impl FnMut(&str)) {
+        self.fields(&mut |path, _| visit(path));
     }
 
     /// Lets a field be known by another name.
@@ -202,14 +207,11 @@ impl Predicate {
 
     /// Every regular expression in the predicate.
     pub fn expressions<'a>(&'a self, visit: &mut impl FnMut(&'a Regex)) {
-        match self {
-            Self::And(parts) | Self::Or(parts) | Self::Nor(parts) => {
-                parts.iter().for_each(|part| part.expressions(visit));
-            }
-            Self::Field { constraint: Constraint::Matches(regex), .. } => visit(regex),
-            Self::Field { constraint: Constraint::AllMatch(regexes), .. } => regexes.iter().for_each(visit),
-            Self::Field { .. } => {}
-        }
+        self.fields(&mut |_, constraint| match constraint {
+            Constraint::Matches(regex) => visit(regex),
+            Constraint::AllMatch(regexes) => regexes.iter().for_each(&mut *visit),
+            _ => {}
+        });
     }
 
     pub fn only_object_id(&self) -> Option<&str> {

@@ -20,7 +20,7 @@ pub(super) const NUMBERS: &[u8] = b"n";
 pub(super) const FLOOR: &[u8] = b"l";
 pub(super) const CLASSES: &[u8] = b"c";
 pub(super) const COUNTS: &[u8] = b"r";
-pub(super) const DROPPED: &[u8] = b"d";
+pub(super) const DROPPED_INDEXES: &[u8] = b"d";
 pub(super) const DROPPED_CLASSES: &[u8] = b"e";
 
 /// All classes of one moment.
@@ -222,12 +222,26 @@ pub(super) fn count_key(class: ClassId) -> Vec<u8> {
     [COUNTS, &class.to_be_bytes()].concat()
 }
 
-pub(super) fn dropped_key(index: IndexId) -> Vec<u8> {
-    [DROPPED, &index.to_be_bytes()].concat()
+/// What nobody reads any more, and still takes room.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Dropped {
+    Index(IndexId),
+    Class(ClassId),
 }
 
-pub(super) fn dropped_class_key(class: ClassId) -> Vec<u8> {
-    [DROPPED_CLASSES, &class.to_be_bytes()].concat()
+impl Dropped {
+    pub(super) fn key(self) -> Vec<u8> {
+        let (tag, number) = match self {
+            Self::Index(index) => (DROPPED_INDEXES, index),
+            Self::Class(class) => (DROPPED_CLASSES, class),
+        };
+        [tag, &number.to_be_bytes()].concat()
+    }
+
+    pub(super) fn from_key(key: &[u8]) -> Option<Self> {
+        let number = |tag| key.strip_prefix(tag)?.try_into().ok().map(u32::from_be_bytes);
+        number(DROPPED_INDEXES).map(Self::Index).or_else(|| number(DROPPED_CLASSES).map(Self::Class))
+    }
 }
 
 /// The schemas alone, as other rooms see them.

@@ -4,9 +4,9 @@
 //! Each chunk is one batch that also says how far it came, so that a restart goes on from there.
 
 use super::Shared;
-use super::catalog::{self, Catalog, ClassState};
+use super::catalog::{self, Catalog, ClassState, Dropped};
 use super::indexes::Index;
-use super::keys::{self, ClassId, IndexId};
+use super::keys;
 use super::log;
 use super::rows;
 use super::scan::Rows;
@@ -33,13 +33,6 @@ pub(super) struct Chores {
     /// When that was.
     looked_at: i64,
     stopped: bool,
-}
-
-/// What nobody reads any more, and still takes room.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Dropped {
-    Index(IndexId),
-    Class(ClassId),
 }
 
 /// A chunk that is ready to be written, and the state that follows from it.
@@ -147,20 +140,16 @@ fn empty(view: &View, dropped: Dropped, done: &mut Done) -> Result<bool, Unavail
         }
         Ok(())
     };
-    let key = match dropped {
-        Dropped::Index(index) => {
-            take(&keyspaces.indexes, &keys::index(index))?;
-            catalog::dropped_key(index)
-        }
+    match dropped {
+        Dropped::Index(index) => take(&keyspaces.indexes, &keys::index(index))?,
         Dropped::Class(class) => {
             take(&keyspaces.rows, &keys::class(class))?;
             take(&keyspaces.ids, &keys::class(class))?;
-            catalog::dropped_class_key(class)
         }
-    };
+    }
     let is_empty = room > 0;
     if is_empty {
-        done.batch.remove(&keyspaces.meta, key);
+        done.batch.remove(&keyspaces.meta, dropped.key());
     }
     Ok(is_empty)
 }

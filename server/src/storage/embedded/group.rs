@@ -2,7 +2,7 @@
 //!
 //! Each write sees the earlier ones of its group. A commit that fails is taken back, and nothing else is.
 
-use super::catalog::{self, Catalog, ClassState, Numbers};
+use super::catalog::{self, Catalog, ClassState, Dropped, Numbers};
 use super::indexes::Index;
 use super::keys::{ClassId, EntryValue, Sequence};
 use super::log::{self, Header};
@@ -498,33 +498,32 @@ impl Group {
                 }
                 let mut numbers = self.numbers;
                 let class = Arc::new(ClassState::new(schema, &mut numbers));
-                self.edited(&name, class.clone(), numbers);
-                Ok(Some(class.schema.clone()))
+                Ok(Some(self.edited(name, class, numbers)))
             }
             SchemaEdit::Update { class: name, add_fields, remove_fields, permissions, add_indexes, remove_indexes } => {
-                let Some(class) = self.catalog.get(&name).cloned() else {
+                let Some(before) = self.catalog.get(&name).cloned() else {
                     return Err(invalid_class(format!("Class {name} does not exist.")));
                 };
-                let schema = class.schema.edited(
+                let schema = before.schema.edited(
                     &add_fields,
                     &remove_fields,
                     permissions.as_ref(),
                     &add_indexes,
                     &remove_indexes,
                 )?;
-                if schema == *class.schema && remove_fields.is_empty() {
-                    return Ok(Some(class.schema.clone()));
+                if schema == *before.schema && remove_fields.is_empty() {
+                    return Ok(Some(before.schema.clone()));
                 }
-                let is_empty = self.count(&class) == 0;
+                let is_empty = self.count(&before) == 0;
                 let mut numbers = self.numbers;
                 let (class, dropped) =
-                    class.with_schema(schema, &remove_fields, self.position + 1, is_empty, &mut numbers);
+                    before.with_schema(schema, &remove_fields, self.position + 1, is_empty, &mut numbers);
                 for index in dropped {
-                    self.set_meta(catalog::dropped_key(index), Some(Vec::new()));
+                    self.drop_later(Dropped::Index(index));
                 }
-                let before = self.edited(&name, Arc::new(class), numbers);
-                self.drop_relations(before.as_deref(), &remove_fields);
-                Ok(self.catalog.get(&name).map(|class| class.schema.clone()))
+                let after = self.edited(name, Arc::new(class), numbers);
+                self.drop_relations(&before.schema, &remove_fields);
+                Ok(Some(after))
             }
             SchemaEdit::Delete(name) => {
                 let Some(class) = self.catalog.get(&name).cloned() else { return Ok(None) };
@@ -533,36 +532,41 @@ impl Group {
                     let message = format!("Class {name} is not empty, contains {count} objects, cannot drop schema.");
                     return Err(Error::new(Code::InvalidSchemaOperation, message).into());
                 }
-                let before = self.replace_class(&name, None, self.numbers);
-                self.set_meta(catalog::count_key(class.id), None);
-                self.record(Change::Schema { class: name, before: before.clone(), schema: None });
-                let fields: Vec<_> = before.iter().flat_map(|before| before.fields.keys().cloned()).collect();
-                self.drop_relations(before.as_deref(), &fields);
+                self.remove_class(name, &class);
+                self.drop_relations(&class.schema, &class.schema.fields.keys().cloned().collect::<Vec<_>>());
                 Ok(None)
             }
         }
     }
 
-    /// Answers the class as it was.
-    fn edited(&mut self, name: &ClassName, class: Arc<ClassState>, numbers: Numbers) -> Option<Arc<ClassSchema>> {
-        let schema = Some(class.schema.clone());
-        let before = self.replace_class(name, Some(class), numbers);
-        self.record(Change::Schema { class: name.clone(), before: before.clone(), schema });
-        before
+    fn edited(&mut self, name: ClassName, class: Arc<ClassState>, numbers: Numbers) -> Arc<ClassSchema> {
+        let schema = class.schema.clone();
+        let before = self.replace_class(&name, Some(class), numbers);
+        self.record(Change::Schema { class: name, before, schema: Some(schema.clone()) });
+        schema
     }
 
-    /// Drops the members of relations whose columns go. Their rows are taken out later; nobody finds them any more.
-    fn drop_relations(&mut self, before: Option<&ClassSchema>, gone: &[CompactString]) {
-        for relation in before.into_iter().flat_map(|before| before.relations(gone)) {
+    fn remove_class(&mut self, name: ClassName, class: &ClassState) {
+        let before = self.replace_class(&name, None, self.numbers);
+        self.set_meta(catalog::count_key(class.id), None);
+        self.record(Change::Schema { class: name, before, schema: None });
+    }
+
+    /// Drops the members of relations whose columns go: nobody finds them any more.
+    fn drop_relations(&mut self, before: &ClassSchema, gone: &[CompactString]) {
+        for relation in before.relations(gone) {
             let Some(class) = self.catalog.get(&relation).cloned() else { continue };
-            let before = self.replace_class(&relation, None, self.numbers);
-            self.set_meta(catalog::count_key(class.id), None);
-            self.set_meta(catalog::dropped_class_key(class.id), Some(Vec::new()));
+            self.remove_class(relation, &class);
+            self.drop_later(Dropped::Class(class.id));
             for index in &class.indexes {
-                self.set_meta(catalog::dropped_key(index.id), Some(Vec::new()));
+                self.drop_later(Dropped::Index(index.id));
             }
-            self.record(Change::Schema { class: relation, before, schema: None });
         }
+    }
+
+    /// Has `chores` free the room.
+    fn drop_later(&mut self, dropped: Dropped) {
+        self.set_meta(dropped.key(), Some(Vec::new()));
     }
 }
 

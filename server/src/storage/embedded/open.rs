@@ -2,8 +2,7 @@
 
 use super::EmbeddedOptions;
 use super::cache::Cache;
-use super::catalog::{self, Catalog, ClassState, Numbers};
-use super::chores::Dropped;
+use super::catalog::{self, Catalog, ClassState, Dropped, Numbers};
 use super::high_water::HighWater;
 use super::keys::{self, ClassId};
 use super::rows::Corrupt;
@@ -254,9 +253,8 @@ fn read(db: &Database, keyspaces: &Keyspaces, folder: &Path) -> Result<Stored, O
     let number = |key: &[u8]| key.try_into().ok().map(u32::from_be_bytes);
     let counts = listed(catalog::COUNTS)?;
     let counts = counts.iter().filter_map(|(key, count)| Some((number(&key[1..])?, keys::number(count)?))).collect();
-    let (indexes, gone) = (listed(catalog::DROPPED)?, listed(catalog::DROPPED_CLASSES)?);
-    let indexes = indexes.iter().filter_map(|(key, _)| number(&key[1..])).map(Dropped::Index);
-    let dropped = indexes.chain(gone.iter().filter_map(|(key, _)| number(&key[1..])).map(Dropped::Class)).collect();
+    let dropped = [listed(catalog::DROPPED_INDEXES)?, listed(catalog::DROPPED_CLASSES)?].concat();
+    let dropped = dropped.iter().filter_map(|(key, _)| Dropped::from_key(key)).collect();
     let numbers = match get(catalog::NUMBERS)? {
         Some(bytes) => Numbers::from_bytes(&bytes).ok_or(damaged(folder, "its numbers cannot be read"))?,
         None => Numbers::FIRST,

@@ -4,8 +4,8 @@
 
 use super::Shared;
 use super::cache::Moment;
-use super::catalog::{self, Numbers};
-use super::chores::{Chores, Dropped};
+use super::catalog::{self, Dropped, Numbers};
+use super::chores::Chores;
 use super::group::{Group, Limits};
 use super::keys;
 use super::upkeep::Upkeep;
@@ -219,11 +219,7 @@ impl Writer {
         let schemas = if Arc::ptr_eq(&group.catalog, &before.catalog) {
             before.schemas.clone()
         } else {
-            let number = |key: &[u8], tag| key.strip_prefix(tag)?.try_into().ok().map(u32::from_be_bytes);
-            let dropped = group.meta.keys().filter_map(|key| {
-                let index = number(key, catalog::DROPPED).map(Dropped::Index);
-                index.or_else(|| number(key, catalog::DROPPED_CLASSES).map(Dropped::Class))
-            });
+            let dropped = group.meta.keys().filter_map(|key| Dropped::from_key(key));
             self.chores.look_at(&group.catalog, dropped);
             catalog::schemas(&group.catalog)
         };

@@ -75,13 +75,12 @@ impl Collections {
             return Ok(());
         }
         self.create(db, class).await?;
-        if class.is_relation() {
-            let by = |end: &str| index(&format!("{end}_1"), doc! { end: 1 });
-            create_indexes(db, class, [Membership::OWNER, Membership::RELATED].map(by).into()).await?;
-            self.set_ready(class);
-            return Ok(());
-        }
-        let mut indexes = vec![index(BY_CREATION, doc! { "_created_at": 1 })];
+        let mut indexes = match class.is_relation() {
+            true => {
+                [Membership::OWNER, Membership::RELATED].map(|end| index(&format!("{end}_1"), doc! { end: 1 })).into()
+            }
+            false => vec![index(BY_CREATION, doc! { "_created_at": 1 })],
+        };
         indexes.extend(columns.iter().filter_map(|(name, field_type)| pointer_index(name, field_type)));
         if *class == ClassName::USER {
             indexes.extend(["username", "email"].map(|field| unique_index(&format!("{field}_1"), field)));

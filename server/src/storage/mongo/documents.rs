@@ -233,7 +233,10 @@ pub(super) fn decode(
         }
     }
     // A null from before the column was a pointer's may stand beside the pointer.
-    for at in pointers.into_iter().filter(|_| has_nulls) {
+    if !has_nulls {
+        pointers.clear();
+    }
+    for at in pointers {
         let name = fields[at].0.clone();
         let mut index = 0;
         fields.retain(|(known, _)| {

@@ -281,6 +281,7 @@ impl Reader {
         let Ok(name) = space.get_str("coll") else { return Vec::new() };
         let is_write = matches!(kind, "insert" | "update" | "replace" | "delete");
         let is_end = matches!(kind, "drop" | "rename");
+        let class = ClassName::from_trusted(name);
         match name {
             schemas::COLLECTION if is_write => self.class(event, kind).into_iter().collect(),
             schemas::COLLECTION if is_end => {
@@ -288,14 +289,13 @@ impl Reader {
                 std::mem::take(&mut self.schemas).into_iter().map(gone).collect()
             }
             // Nobody hears of members; but what was made ready for them goes with them.
-            _ if ClassName::from_trusted(name).is_relation() => {
-                self.dropped.extend(is_end.then(|| ClassName::from_trusted(name)));
+            _ if class.is_relation() => {
+                self.dropped.extend(is_end.then_some(class));
                 Vec::new()
             }
             super::collections::OWN => Vec::new(),
-            _ if is_write => self.object(event, kind, ClassName::from_trusted(name)).into_iter().collect(),
+            _ if is_write => self.object(event, kind, class).into_iter().collect(),
             _ if is_end => {
-                let class = ClassName::from_trusted(name);
                 self.dropped.push(class.clone());
                 vec![Change::Unseen { class, gone: None }]
             }

@@ -12,8 +12,9 @@ use crate::storage::{Selection, Unavailable};
 use compact_str::CompactString;
 use futures_util::TryStreamExt;
 use mongodb::bson::raw::cstr;
-use mongodb::bson::{Bson, Document, RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, doc, rawdoc};
+use mongodb::bson::{Bson, Document, RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
 use mongodb::error::Error;
+use std::borrow::Cow;
 use std::sync::Arc;
 use tidings_protocol::matches::Matcher;
 use tidings_protocol::names::is_internal_field;
@@ -51,7 +52,7 @@ pub(super) struct Plan<'a> {
 struct Question<'a> {
     filter: &'a RawDocument,
     projection: Option<&'a Document>,
-    sort: Option<&'a Document>,
+    sort: Option<Cow<'a, Document>>,
     skip: u64,
     /// 0 is no limit.
     limit: u64,
@@ -126,21 +127,34 @@ impl<'a> Plan<'a> {
         self.matcher.as_ref().is_none_or(|matcher| matcher.matches(object))
     }
 
-    /// The command of the first question, to be explained.
-    pub(super) fn command(&self) -> Document {
-        let mut find = doc! { "find": self.selection.class.as_str(), "filter": &self.filter.document };
-        if let Some(projection) = &self.projection {
-            find.insert("projection", projection.clone());
-        }
-        if let Sort::Server(keys) = &self.sort {
-            let settles = self.settles();
-            find.insert("sort", if settles.is_some() { keys.clone() } else { total(keys) });
-            let limit = settles.map(|need| need + 1).or(self.selection.skip.checked_add(self.selection.limit));
-            if let Some(limit) = limit.and_then(|limit| i64::try_from(limit).ok()).filter(|_| self.filter.exact) {
-                find.insert("limit", limit);
+    /// What a page asks first.
+    fn first<'q>(&'q self, filter: &'q RawDocument) -> Question<'q> {
+        match (&self.sort, self.settles()) {
+            (Sort::Client, _) => self.everything(filter),
+            (Sort::Server(keys), Some(need)) => {
+                Question { sort: Some(Cow::Borrowed(keys)), limit: need + 1, ..self.everything(filter) }
             }
+            (Sort::Server(keys), None) => self.in_order(keys, filter),
         }
-        find
+    }
+
+    /// In the order with its tie-break; cut to the page where the filter lets nothing else through.
+    fn in_order<'q>(&'q self, keys: &Document, filter: &'q RawDocument) -> Question<'q> {
+        let (skip, limit) = match self.filter.exact {
+            // Beyond what MongoDB can count, there is no limit.
+            true => (self.selection.skip, i64::try_from(self.selection.limit).map_or(0, i64::unsigned_abs)),
+            false => (0, 0),
+        };
+        Question { sort: Some(Cow::Owned(total(keys))), skip, limit, ..self.everything(filter) }
+    }
+
+    fn everything<'q>(&'q self, filter: &'q RawDocument) -> Question<'q> {
+        Question { projection: self.projection.as_ref(), ..Question::whole(filter) }
+    }
+
+    /// The command of the first question, to be explained.
+    pub(super) fn command(&self) -> Result<RawDocumentBuf, Error> {
+        self.first(&raw(&self.filter.document)?).command(&self.selection.class)
     }
 }
 
@@ -157,7 +171,7 @@ impl<'a> Question<'a> {
         if let Some(projection) = self.projection {
             find.append(cstr!("projection"), raw(projection)?);
         }
-        if let Some(sort) = self.sort {
+        if let Some(sort) = &self.sort {
             find.append(cstr!("sort"), raw(sort)?);
         }
         if self.skip > 0 {
@@ -191,22 +205,20 @@ impl<'a> Reader<'a> {
     pub(super) async fn page(&mut self, plan: &Plan<'_>) -> Result<Vec<Arc<Object>>, Error> {
         let (skip, limit) = (plan.selection.skip, plan.selection.limit);
         let filter = raw(&plan.filter.document)?;
-        let everything = Question { projection: plan.projection.as_ref(), ..Question::whole(&filter) };
-        let Sort::Server(keys) = &plan.sort else { return self.sort(plan, &everything).await };
+        let mut question = plan.first(&filter);
+        let Sort::Server(keys) = &plan.sort else { return self.sort(plan, &question).await };
         let (class, schema) = (&plan.selection.class, &plan.schema);
-        if let Some(need) = plan.settles() {
-            let question = Question { sort: Some(keys), limit: need + 1, ..everything };
+        if plan.settles().is_some() {
             let found = self.all(class, schema, &question).await?;
             if let Some(page) = settled(found, &plan.order, skip, limit) {
                 return Ok(page);
             }
+            question = plan.in_order(keys, &filter);
         }
-        let question = Question { sort: Some(&total(keys)), ..everything };
-        if !plan.filter.exact {
-            return self.sift(plan, &question).await;
+        match plan.filter.exact {
+            true => self.all(class, schema, &question).await,
+            false => self.sift(plan, &question).await,
         }
-        let limit = if i64::try_from(limit).is_ok() { limit } else { 0 };
-        self.all(class, schema, &Question { skip, limit, ..question }).await
     }
 
     pub(super) async fn count(&mut self, plan: &Plan<'_>) -> Result<u64, Error> {
@@ -249,7 +261,7 @@ impl<'a> Reader<'a> {
             }
         }
         let filter = raw(&plan.filter.document)?;
-        let question = Question { projection: plan.projection.as_ref(), ..Question::whole(&filter) };
+        let question = plan.everything(&filter);
         let mut distinct = Distinct::of(field);
         let mut take = |object: Object| !plan.matches(&object) || distinct.add(&object);
         self.ask(&plan.selection.class, &plan.schema, &question, &mut take).await?;
@@ -495,8 +507,7 @@ mod tests {
         let selection = Selection { columns, limit: 10, ..select(class, filter, order) };
         let plan = Plan::of(&selection, Arc::new(schema)).unwrap();
         let filter = raw(&plan.filter.document).unwrap();
-        let question = Question { projection: plan.projection.as_ref(), ..Question::whole(&filter) };
-        let command = question.command(class).unwrap();
+        let command = plan.everything(&filter).command(class).unwrap();
         let projection = command.get("projection").unwrap().and_then(RawBsonRef::as_document);
         let names = projection.map(|projection| {
             let names: Vec<&str> = projection.iter().map(|element| element.unwrap().0.as_str()).collect();
@@ -505,7 +516,7 @@ mod tests {
             more.join(" ")
         });
         assert_eq!(names.as_deref(), expected);
-        assert_eq!(plan.command().get_document("projection").is_ok(), expected.is_some());
+        assert_eq!(plan.command().unwrap().get_document("projection").is_ok(), expected.is_some());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::storage::limits::check_id;
 use crate::storage::{Explanation, Selection, Snapshot, Unavailable};
 use async_trait::async_trait;
 use compact_str::CompactString;
-use mongodb::bson::{Bson, Document, doc};
+use mongodb::bson::{Bson, Document, rawdoc};
 use mongodb::error::Error;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -139,8 +139,8 @@ impl Snapshot for View {
     async fn explain(&self, selection: &Selection) -> Result<Explanation, Unavailable> {
         let returned = self.find(selection).await?.len() as u64;
         let plan = Plan::new(&self.shared, selection)?;
-        let explain = doc! { "explain": plan.command(), "verbosity": "executionStats" };
-        let explained = self.shared.db.run_command(explain).await.map_err(unavailable)?;
+        let explain = rawdoc! { "explain": plan.command().map_err(unavailable)?, "verbosity": "executionStats" };
+        let explained = self.shared.db.run_raw_command(explain).await.map_err(unavailable)?;
         let stages = explained.get_document("queryPlanner").and_then(|planner| planner.get_document("winningPlan"));
         let stages = stages.cloned().unwrap_or_default();
         let examined = explained.get_document("executionStats").ok().and_then(|stats| stats.get("totalDocsExamined"));

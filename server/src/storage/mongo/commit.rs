@@ -9,6 +9,7 @@ use crate::schema::ClassSchema;
 use crate::storage::limits::check_id;
 use crate::storage::{Action, Guard, Write, WriteError, Written};
 use mongodb::ClientSession;
+use mongodb::bson::raw::cstr;
 use mongodb::bson::{Document, RawDocumentBuf, doc};
 use mongodb::error::Error;
 use mongodb::options::{ReturnDocument, SessionOptions};
@@ -150,9 +151,11 @@ async fn delete(shared: &Shared, write: &Write, schema: &ClassSchema) -> Result<
 /// What finds the row if the guard holds; `None` if MongoDB cannot say the guard.
 fn guarded(id: &ObjectId, guard: &Guard, schema: &ClassSchema) -> Option<Vec<Document>> {
     let mut filter = vec![doc! { "_id": id.as_str() }];
-    filter.extend(guard.writer.as_ref().map(|writer| permitted("_wperm", writer)));
+    if let Some(writer) = &guard.writer {
+        filter.push(permitted(cstr!("_wperm"), writer).try_into().ok()?);
+    }
     if let Some(expect) = &guard.expect {
-        filter.push(Some(Filter::of(expect, schema)).filter(|filter| filter.exact)?.document);
+        filter.push(Some(Filter::of(expect, schema)).filter(|filter| filter.exact)?.document.try_into().ok()?);
     }
     Some(filter)
 }

@@ -45,14 +45,14 @@ pub(super) struct Plan<'a> {
     /// Decides about what the filter lets through, where that may be too much.
     matcher: Option<Matcher>,
     /// What is read of each document; `None` is all of it.
-    projection: Option<Document>,
+    projection: Option<RawDocumentBuf>,
 }
 
 /// One question to the database.
 struct Question<'a> {
     filter: &'a RawDocument,
-    projection: Option<&'a Document>,
-    sort: Option<Cow<'a, Document>>,
+    projection: Option<&'a RawDocument>,
+    sort: Option<Cow<'a, RawDocument>>,
     skip: u64,
     /// 0 is no limit.
     limit: u64,
@@ -75,7 +75,7 @@ impl<'a> Plan<'a> {
 
     fn of(selection: &'a Selection, schema: Arc<ClassSchema>) -> Result<Self, Unavailable> {
         let order = if selection.order.is_empty() { filters::natural() } else { selection.order.clone() };
-        let filter = Filter::of(&selection.predicate, &schema).and(permitted("_rperm", &selection.reader));
+        let filter = Filter::of(&selection.predicate, &schema).and(permitted(cstr!("_rperm"), &selection.reader));
         let matcher = match filter.exact {
             true => None,
             false => Some(Matcher::new(&selection.predicate).map_err(|error| Unavailable(error.message.into_owned()))?),
@@ -88,7 +88,7 @@ impl<'a> Plan<'a> {
 
     /// What must be read of documents for a caller who looks at these columns: also what our own code sifts and sorts by.
     /// Whole fields only, as MongoDB refuses a field beside its own inside.
-    fn projection(&self, columns: &[CompactString]) -> Option<Document> {
+    fn projection(&self, columns: &[CompactString]) -> Option<RawDocumentBuf> {
         // Their objects show what no column says.
         if [ClassName::USER, ClassName::SESSION].contains(&self.selection.class) {
             return None;
@@ -112,7 +112,7 @@ impl<'a> Plan<'a> {
                 projection.insert(pointer_name(name), 1);
             }
         }
-        Some(projection)
+        RawDocumentBuf::try_from(projection).ok()
     }
 
     /// How many objects the end of the page needs, if it is worth while to read them without the tie-break: an index has
@@ -128,33 +128,33 @@ impl<'a> Plan<'a> {
     }
 
     /// What a page asks first.
-    fn first<'q>(&'q self, filter: &'q RawDocument) -> Question<'q> {
+    fn first(&self) -> Question<'_> {
         match (&self.sort, self.settles()) {
-            (Sort::Client, _) => self.everything(filter),
+            (Sort::Client, _) => self.everything(),
             (Sort::Server(keys), Some(need)) => {
-                Question { sort: Some(Cow::Borrowed(keys)), limit: need + 1, ..self.everything(filter) }
+                Question { sort: Some(Cow::Borrowed(keys)), limit: need + 1, ..self.everything() }
             }
-            (Sort::Server(keys), None) => self.in_order(keys, filter),
+            (Sort::Server(keys), None) => self.in_order(keys),
         }
     }
 
     /// In the order with its tie-break; cut to the page where the filter lets nothing else through.
-    fn in_order<'q>(&'q self, keys: &Document, filter: &'q RawDocument) -> Question<'q> {
+    fn in_order(&self, keys: &RawDocument) -> Question<'_> {
         let (skip, limit) = match self.filter.exact {
             // Beyond what MongoDB can count, there is no limit.
             true => (self.selection.skip, i64::try_from(self.selection.limit).map_or(0, i64::unsigned_abs)),
             false => (0, 0),
         };
-        Question { sort: Some(Cow::Owned(total(keys))), skip, limit, ..self.everything(filter) }
+        Question { sort: Some(Cow::Owned(total(keys))), skip, limit, ..self.everything() }
     }
 
-    fn everything<'q>(&'q self, filter: &'q RawDocument) -> Question<'q> {
-        Question { projection: self.projection.as_ref(), ..Question::whole(filter) }
+    fn everything(&self) -> Question<'_> {
+        Question { projection: self.projection.as_deref(), ..Question::whole(&self.filter.document) }
     }
 
     /// The command of the first question, to be explained.
-    pub(super) fn command(&self) -> Result<RawDocumentBuf, Error> {
-        self.first(&raw(&self.filter.document)?).command(&self.selection.class)
+    pub(super) fn command(&self) -> RawDocumentBuf {
+        self.first().command(&self.selection.class)
     }
 }
 
@@ -164,15 +164,15 @@ impl<'a> Question<'a> {
         Self { filter, projection: None, sort: None, skip: 0, limit: 0 }
     }
 
-    fn command(&self, class: &ClassName) -> Result<RawDocumentBuf, Error> {
+    fn command(&self, class: &ClassName) -> RawDocumentBuf {
         let mut find = RawDocumentBuf::new();
         find.append(cstr!("find"), class.as_str());
         find.append(cstr!("filter"), self.filter);
         if let Some(projection) = self.projection {
-            find.append(cstr!("projection"), raw(projection)?);
+            find.append(cstr!("projection"), projection);
         }
         if let Some(sort) = &self.sort {
-            find.append(cstr!("sort"), raw(sort)?);
+            find.append(cstr!("sort"), sort.as_ref());
         }
         if self.skip > 0 {
             find.append(cstr!("skip"), i64::try_from(self.skip).unwrap_or(i64::MAX));
@@ -183,7 +183,7 @@ impl<'a> Question<'a> {
             // All of a page in one answer; a batch that it does not fill says that there is no more.
             find.append(cstr!("batchSize"), limit.saturating_add(1).min(LARGEST_BATCH));
         }
-        Ok(find)
+        find
     }
 }
 
@@ -204,8 +204,7 @@ impl<'a> Reader<'a> {
 
     pub(super) async fn page(&mut self, plan: &Plan<'_>) -> Result<Vec<Arc<Object>>, Error> {
         let (skip, limit) = (plan.selection.skip, plan.selection.limit);
-        let filter = raw(&plan.filter.document)?;
-        let mut question = plan.first(&filter);
+        let mut question = plan.first();
         let Sort::Server(keys) = &plan.sort else { return self.sort(plan, &question).await };
         let (class, schema) = (&plan.selection.class, &plan.schema);
         if plan.settles().is_some() {
@@ -213,7 +212,7 @@ impl<'a> Reader<'a> {
             if let Some(page) = settled(found, &plan.order, skip, limit) {
                 return Ok(page);
             }
-            question = plan.in_order(keys, &filter);
+            question = plan.in_order(keys);
         }
         match plan.filter.exact {
             true => self.all(class, schema, &question).await,
@@ -222,10 +221,10 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) async fn count(&mut self, plan: &Plan<'_>) -> Result<u64, Error> {
-        let (class, filter) = (&plan.selection.class, raw(&plan.filter.document)?);
+        let (class, filter) = (&plan.selection.class, &plan.filter.document);
         let mut count = 0;
         if !plan.filter.exact {
-            let question = Question::whole(&filter);
+            let question = Question::whole(filter);
             let mut take = |object: Object| {
                 count += u64::from(plan.matches(&object));
                 true
@@ -235,7 +234,7 @@ impl<'a> Reader<'a> {
         }
         let command = rawdoc! {
             "aggregate": class.as_str(),
-            "pipeline": [{ "$match": filter }, { "$count": "count" }],
+            "pipeline": [{ "$match": filter.clone() }, { "$count": "count" }],
             "cursor": {},
         };
         let mut take = |counted: &RawDocument| {
@@ -260,8 +259,7 @@ impl<'a> Reader<'a> {
                 values => return Ok(values?.finish()),
             }
         }
-        let filter = raw(&plan.filter.document)?;
-        let question = plan.everything(&filter);
+        let question = plan.everything();
         let mut distinct = Distinct::of(field);
         let mut take = |object: Object| !plan.matches(&object) || distinct.add(&object);
         self.ask(&plan.selection.class, &plan.schema, &question, &mut take).await?;
@@ -270,7 +268,7 @@ impl<'a> Reader<'a> {
 
     /// The values of a column as the database tells them apart, which is how we do.
     async fn stored_values(&mut self, plan: &Plan<'_>, field: &str, column: &FieldType) -> Result<Distinct, Error> {
-        let (class, filter) = (plan.selection.class.as_str(), raw(&plan.filter.document)?);
+        let (class, filter) = (plan.selection.class.as_str(), plan.filter.document.clone());
         let files_url = self.shared.options.files_url.as_deref();
         let mut distinct = Distinct::of(field);
         let mut add = |value: RawBsonRef<'_>| distinct.add_value(&documents::decode_value(value, column, files_url));
@@ -293,7 +291,7 @@ impl<'a> Reader<'a> {
         }
         let mut command = rawdoc! { "distinct": class, "key": column_name(field, &plan.schema), "query": filter };
         self.as_of_our_moment(&mut command);
-        let answer = raw(&self.shared.db.run_raw_command(command).await?)?;
+        let answer = RawDocumentBuf::try_from(self.shared.db.run_raw_command(command).await?)?;
         if self.at.is_none() {
             self.at = answer.get_timestamp("atClusterTime").ok().map(position);
         }
@@ -363,7 +361,7 @@ impl<'a> Reader<'a> {
         question: &Question<'_>,
         take: &mut (dyn FnMut(Object) -> bool + Send),
     ) -> Result<(), Error> {
-        let find = question.command(class)?;
+        let find = question.command(class);
         let shared = self.shared;
         let mut read = |document: &RawDocument| match shared.decode(document, schema) {
             Ok(object) => take(object),
@@ -427,10 +425,6 @@ fn are_values_stored(column: &FieldType) -> bool {
     }
 }
 
-fn raw(document: &Document) -> Result<RawDocumentBuf, Error> {
-    Ok(RawDocumentBuf::try_from(document)?)
-}
-
 /// The page out of the first objects of an order, one more than it needs; `None` if those that are equal to the last one
 /// may not all be among them.
 fn settled(found: Vec<Arc<Object>>, order: &[Order], skip: u64, limit: u64) -> Option<Vec<Arc<Object>>> {
@@ -478,10 +472,10 @@ fn cut(objects: Vec<Arc<Object>>, skip: u64, limit: u64) -> Vec<Arc<Object>> {
 }
 
 /// The order with its tie-break.
-fn total(keys: &Document) -> Document {
-    let mut keys = keys.clone();
-    if !keys.contains_key("_id") {
-        keys.insert("_id", 1);
+fn total(keys: &RawDocument) -> RawDocumentBuf {
+    let mut keys = keys.to_owned();
+    if !filters::has(&keys, "_id") {
+        keys.append(cstr!("_id"), 1);
     }
     keys
 }
@@ -506,8 +500,7 @@ mod tests {
         let columns = columns.map(|names| names.split(' ').map(CompactString::from).collect());
         let selection = Selection { columns, limit: 10, ..select(class, filter, order) };
         let plan = Plan::of(&selection, Arc::new(schema)).unwrap();
-        let filter = raw(&plan.filter.document).unwrap();
-        let command = plan.everything(&filter).command(class).unwrap();
+        let command = plan.everything().command(class);
         let projection = command.get("projection").unwrap().and_then(RawBsonRef::as_document);
         let names = projection.map(|projection| {
             let names: Vec<&str> = projection.iter().map(|element| element.unwrap().0.as_str()).collect();
@@ -516,7 +509,7 @@ mod tests {
             more.join(" ")
         });
         assert_eq!(names.as_deref(), expected);
-        assert_eq!(plan.command().unwrap().get_document("projection").is_ok(), expected.is_some());
+        assert_eq!(plan.command().get_document("projection").is_ok(), expected.is_some());
     }
 
     #[test]

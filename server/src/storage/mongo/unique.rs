@@ -13,7 +13,8 @@ use super::transactions::Failure;
 use crate::storage::{Action, Unique, Write, WriteError};
 use futures_util::TryStreamExt;
 use mongodb::ClientSession;
-use mongodb::bson::{Document, RawDocumentBuf, doc};
+use mongodb::bson::{Document, RawDocumentBuf, doc, rawdoc};
+use mongodb::error::Error;
 use mongodb::options::{Collation, CollationStrength};
 use std::hash::{Hash, Hasher};
 use tidings_protocol::{Predicate, Value};
@@ -55,9 +56,9 @@ async fn is_held(
 ) -> Result<bool, Failure> {
     let schema = shared.catalog.get_or_empty(&write.class);
     let held = Filter::of(&Predicate::equal(unique.field.clone(), unique.value.clone()), &schema);
-    let filter = held.and(doc! { "_id": { "$ne": write.id.as_str() } }).document;
+    let filter = held.and(rawdoc! { "_id": { "$ne": write.id.as_str() } }).document;
     let objects = shared.objects::<RawDocumentBuf>(&write.class);
-    let mut find = objects.find(filter);
+    let mut find = objects.find(Document::try_from(filter).map_err(Error::from)?);
     if is_folded(&unique.field) {
         find = find.collation(Collation::builder().locale(LANGUAGE).strength(CollationStrength::Secondary).build());
     }

@@ -139,7 +139,7 @@ impl Snapshot for View {
     async fn explain(&self, selection: &Selection) -> Result<Explanation, Unavailable> {
         let returned = self.find(selection).await?.len() as u64;
         let plan = Plan::new(&self.shared, selection)?;
-        let explain = rawdoc! { "explain": plan.command().map_err(unavailable)?, "verbosity": "executionStats" };
+        let explain = rawdoc! { "explain": plan.command(), "verbosity": "executionStats" };
         let explained = self.shared.db.run_raw_command(explain).await.map_err(unavailable)?;
         let stages = explained.get_document("queryPlanner").and_then(|planner| planner.get_document("winningPlan"));
         let stages = stages.cloned().unwrap_or_default();

@@ -4,7 +4,8 @@
 usage: mongo.py --driver ARGS --ours ARGS --peer ARGS [--rounds 3] [--secs 5] [--out results.jsonl]
 
 Prints medians of rounds that take turns, and ends with 1 when a floor is missed: ours has at least 80 % of the driver's
-throughput, and takes at most an eighth of the peer's processor time for each operation.
+throughput, and takes at most an eighth of the peer's processor time for each operation. The driver's loop reads what it
+finds as the driver's documents; how ours stands to a loop that does not even look at it, is told beside.
 """
 import argparse, json, os, shlex, statistics, subprocess, sys
 
@@ -20,8 +21,14 @@ options = arguments.parse_args()
 
 
 def run(who, what):
-    program = os.environ["DRIVER" if who == "driver" else "LOADGEN"]
-    command = [program, *shlex.split(getattr(options, who)), "--secs", options.secs, what, "-c", CONNECTIONS]
+    program, place, more = {
+        "driver": (os.environ["DRIVER"], options.driver, []),
+        # As if nobody wanted to see what is found.
+        "unread": (os.environ["DRIVER"], options.driver, ["--unread"]),
+        "ours": (os.environ["LOADGEN"], options.ours, []),
+        "peer": (os.environ["LOADGEN"], options.peer, []),
+    }[who]
+    command = [program, *shlex.split(place), "--secs", options.secs, what, "-c", CONNECTIONS, *more]
     result = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     if options.out:
         with open(options.out, "a") as out:
@@ -31,10 +38,11 @@ def run(who, what):
     return result
 
 
-print("| 64 connections | driver ops/s | ours | of it | peer | CPU \u00b5s/op: ours | peer | ratio | floors |\n" + "|---" * 9 + "|")
+print("| 64 connections | driver ops/s | unread | ours | of it | of unread | peer | CPU \u00b5s/op: ours | peer | ratio | floors |")
+print("|---" * 11 + "|")
 missed = False
 for what in ("create", "get", "query"):
-    results = {who: [] for who in ("driver", "ours", "peer")}
+    results = {who: [] for who in ("driver", "unread", "ours", "peer")}
     for _ in range(options.rounds):
         for who, so_far in results.items():
             so_far.append(run(who, what))
@@ -44,7 +52,8 @@ for what in ("create", "get", "query"):
     met = of_driver >= FLOOR_OF_DRIVER and of_cpu >= FLOOR_OF_CPU
     missed |= not met
     print(
-        f"| {what} | {rate['driver']:,.0f} | {rate['ours']:,.0f} | {of_driver:.0%} | {rate['peer']:,.0f} | {cpu['ours']:.0f} "
+        f"| {what} | {rate['driver']:,.0f} | {rate['unread']:,.0f} | {rate['ours']:,.0f} | {of_driver:.0%} "
+        f"| {rate['ours'] / rate['unread']:.0%} | {rate['peer']:,.0f} | {cpu['ours']:.0f} "
         f"| {cpu['peer']:.0f} | {of_cpu:.1f} x | {'met' if met else 'MISSED'} |"
     )
 sys.exit(missed)

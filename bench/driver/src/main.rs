@@ -1,6 +1,6 @@
 //! The bare loop: 64 tasks that each send one command after the other through MongoDB's driver. The commands are those
 //! that Tidings sends for loadgen's `create`, `get` and `query` (MongoDB's profiler shows both), on the objects that
-//! loadgen's `setup` made through Tidings.
+//! loadgen's `setup` made through Tidings. Answers are read as the driver's `Document`s.
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
@@ -26,6 +26,9 @@ struct Options {
     secs: f64,
     #[arg(short, long, default_value_t = 64)]
     conns: usize,
+    /// Leave the documents of answers as the bytes they came in: nobody who asks does, but it is the least there can be
+    #[arg(long)]
+    unread: bool,
     what: What,
 }
 
@@ -63,7 +66,8 @@ impl State {
 
 struct Worker {
     client: Client,
-    messages: Collection<RawDocumentBuf>,
+    messages: Collection<Document>,
+    unread: bool,
     state: Arc<State>,
     rng: fastrand::Rng,
     seq: i64,
@@ -90,7 +94,7 @@ impl Worker {
             "_p_sender": format!("_User${sender}"), "text": text, "lgSeq": self.seq as f64, "lgAt": now.timestamp_millis() as f64,
         };
         let mut session = self.client.start_session().with_options(plain()).await?;
-        self.messages.insert_one(document).session(&mut session).await?;
+        self.messages.clone_with_type::<RawDocumentBuf>().insert_one(document).session(&mut session).await?;
         Ok(())
     }
 
@@ -120,7 +124,10 @@ impl Worker {
         }
         let mut cursor = find.session(&mut session).await?;
         while cursor.advance(&mut session).await? {
-            std::hint::black_box(cursor.current());
+            match self.unread {
+                true => drop(std::hint::black_box(cursor.current())),
+                false => drop(std::hint::black_box(cursor.deserialize_current()?)),
+            }
         }
         Ok(())
     }
@@ -157,6 +164,7 @@ async fn main() -> Result<()> {
         let mut worker = Worker {
             client: client.clone(),
             messages: database.collection("Message"),
+            unread: options.unread,
             state: state.clone(),
             rng: fastrand::Rng::new(),
             seq: (at as i64) << 32,

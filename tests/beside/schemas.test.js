@@ -44,6 +44,37 @@ bothWays('a class that one declares, the other knows', async (first, second) => 
   await refused(second.create(className, { owner: { __type: 'Pointer', className: 'Other', objectId: 'x' } }), 111);
 });
 
+bothWays('what one requires of a field, and gives where it is missing, the other does too', async (first, second) => {
+  const className = fresh('Options');
+  const options = {
+    title: { type: 'String', required: true },
+    state: { type: 'String', required: true, defaultValue: 'new' },
+    day: { type: 'Date', defaultValue: { __type: 'Date', iso: '2026-01-02T03:04:05.678Z' } },
+    place: { type: 'GeoPoint', defaultValue: point },
+    owner: { type: 'Pointer', targetClass: '_User', defaultValue: { __type: 'Pointer', className: '_User', objectId: 'x' } },
+    list: { type: 'Array', defaultValue: [1, { a: 2 }] },
+  };
+  await first.master.createClass(className, { fields: options });
+  await known(second, first, className);
+  for (const server of [first, second]) {
+    await refused(server.create(className, {}), 142);
+    await refused(server.create(className, { title: '' }), 142);
+    const { objectId } = await server.create(className, { title: 'x' });
+    await refused(server.update(className, objectId, { title: null }), 142);
+    for (const reader of [first, second]) {
+      const { state, day, place, owner, list } = await reader.get(className, objectId);
+      const expected = [options.day, options.place, options.owner, options.list].map(({ defaultValue }) => defaultValue);
+      assert.deepEqual([state, day, place, owner, list], ['new', ...expected], `${server.name}, ${reader.name}`);
+    }
+  }
+  // Another field is changed by the other server: the options stay what they are.
+  await second.master.changeClass(className, { fields: { more: { type: 'Number', defaultValue: 3 } } });
+  const { fields } = await known(first, second, className);
+  assert.deepEqual(fields, { ...options, more: { type: 'Number', defaultValue: 3 }, ...always });
+  await second.master.changeClass(className, { fields: { title: { type: 'String' } } });
+  await eventually(() => first.create(className, {}));
+});
+
 bothWays('a class and its columns come with the first objects', async (first, second) => {
   const className = fresh('Grown');
   const { objectId } = await first.create(className, { text: 'x', place: point });

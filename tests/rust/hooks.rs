@@ -91,6 +91,31 @@ async fn no_hook_runs_for_a_write_that_may_not_be() {
 }
 
 #[tokio::test]
+async fn a_hook_may_give_what_is_required() {
+    let server = with_script(
+        r#"
+        before_save("Note", |request| {
+            request.object.had_default = request.object.n != ();
+            if request.object.text != () { request.object.title = request.object.text; }
+            if request.object.title == "gone" { request.object.unset("title"); }
+        });
+        "#,
+    );
+    let (master, nobody) = (server.master(), server.nobody());
+    let fields = json!({"title": {"type": "String", "required": true}, "n": {"type": "Number", "defaultValue": 7}});
+    master.post("/schemas/Note", json!({"fields": fields})).await.ok();
+    nobody.post("/classes/Note", json!({"title": "gone"})).await.refused(400, 142);
+    let id = nobody.create("Note", json!({"text": "x"})).await;
+    let note = nobody.fetch("Note", &id).await;
+    let expected = (&json!("x"), &json!(7), &json!(false));
+    assert_eq!(
+        (&note["title"], &note["n"], &note["had_default"]),
+        expected,
+        "defaults come after the hook, as in Parse"
+    );
+}
+
+#[tokio::test]
 async fn a_runaway_hook_is_an_error_for_its_caller_only() {
     let server = with_script(
         r#"

@@ -742,3 +742,63 @@ async fn an_index_declared_late_finds_what_was_there_before() {
     let after = master.find_by(&class, &[("where", r#"{"n":1}"#), ("order", "s")]).await;
     assert_eq!((before.len(), before), (10, after));
 }
+
+#[tokio::test]
+async fn a_field_may_be_required_and_have_a_default() {
+    let server = Server::shared();
+    let (master, nobody, class) = (server.master(), server.nobody(), fresh("Options"));
+    let place = format!("/schemas/{class}");
+    let day = json!({"__type": "Date", "iso": "2026-01-02T03:04:05.678Z"});
+    let fields = json!({
+        "title": {"type": "String", "required": true},
+        "state": {"type": "String", "required": true, "defaultValue": "new"},
+        "n": {"type": "Number", "defaultValue": 0},
+        "day": {"type": "Date", "defaultValue": day},
+    });
+    master.post(&place, json!({"fields": fields})).await.ok();
+    let shown = master.get(&place).await.ok();
+    for (name, field) in fields.as_object().unwrap() {
+        assert_eq!(shown["fields"][name], *field);
+    }
+
+    let objects = format!("/classes/{class}");
+    for body in [json!({}), json!({"title": ""}), json!({"title": null}), json!({"title": "x", "state": null})] {
+        nobody.post(&objects, body).await.refused(400, 142);
+    }
+    assert!(nobody.find(&class, json!({})).await.is_empty());
+    let made = nobody.post(&objects, json!({"title": "x", "n": 5})).await.created();
+    assert_eq!(
+        (&made["state"], &made["day"], made.get("n")),
+        (&json!("new"), &day, None),
+        "what the client did not say"
+    );
+    let id = id_of(&made);
+    let object = nobody.fetch(&class, &id).await;
+    assert_eq!((&object["state"], &object["n"], &object["day"]), (&json!("new"), &json!(5), &day));
+
+    let place_of = format!("{objects}/{id}");
+    for body in [json!({"title": {"__op": "Delete"}}), json!({"state": ""}), json!({"title": null, "n": 1})] {
+        nobody.put(&place_of, body).await.refused(400, 142);
+    }
+    nobody.put(&place_of, json!({"n": {"__op": "Delete"}, "state": "old"})).await.ok();
+    assert_eq!(nobody.fetch(&class, &id).await.get("n"), None, "a default is for new objects");
+
+    // What is listed again has the options that stand there.
+    let changed = json!({"fields": {"title": {"type": "String"}, "n": {"type": "Number", "required": true}}});
+    let fields = master.put(&place, changed).await.ok()["fields"].clone();
+    assert_eq!(
+        (&fields["title"], &fields["n"]),
+        (&json!({"type": "String"}), &json!({"type": "Number", "required": true}))
+    );
+    nobody.post(&objects, json!({})).await.refused(400, 142);
+    nobody.post(&objects, json!({"n": 1})).await.created();
+
+    for field in [
+        json!({"type": "Number", "defaultValue": "1"}),
+        json!({"type": "Relation", "targetClass": "_User", "required": true}),
+        json!({"type": "String", "required": "yes"}),
+    ] {
+        master.put(&place, json!({"fields": {"odd": field}})).await.refused(400, 111);
+    }
+    master.put(&place, json!({"fields": {"n": {"type": "String"}}})).await.refused(400, 255);
+}

@@ -36,7 +36,7 @@ impl Objects {
     /// Everything up to the commit, which takes its place in the order before this returns.
     ///
     /// # Errors
-    /// 119 where class-level permissions or the class policy forbid it, 105/107/111/121/123 for a bad body, 200–209
+    /// 119 where class-level permissions or the class policy forbid it, 105/107/111/121/123/142 for a bad body, 200–209
     /// for a user who cannot be, whatever the class's `before_save` throws, 137 for a value that must be unique.
     pub async fn begin_create(&self, auth: &Auth, class: &ClassName, mut body: Map) -> Result<Pending<Created>> {
         take_reserved(&mut body)?;
@@ -85,6 +85,7 @@ impl Objects {
             session_token = prepared.session_token;
             generated = prepared.generated;
         }
+        generated.extend(schema.complete(&mut object.fields)?);
         let fields = needed_fields(auth, &schema, &object)?;
         relations::drop_values(&schema, &mut object.fields);
         if relations::are_changed(&sent) {

@@ -4,8 +4,7 @@ use super::{Objects, refuse_unsupported, require_master};
 use crate::auth::Auth;
 use crate::error::{Failure, Result};
 use crate::permissions::ClassLevelPermissions;
-use crate::schema::{ClassSchema, FieldType, Index, SchemaEdit};
-use compact_str::CompactString;
+use crate::schema::{ClassSchema, FieldOptions, FieldType, Index, SchemaChanges, SchemaEdit};
 use std::sync::Arc;
 use tidings_protocol::{ClassName, Code, Error, Map, Value};
 
@@ -35,39 +34,24 @@ impl Objects {
     pub async fn create_schema(&self, auth: &Auth, class: &ClassName, body: &Map) -> Result<Arc<ClassSchema>> {
         require_master(auth)?;
         refuse_unsupported(class)?;
-        let asked = Asked::read(body)?;
-        if !asked.remove_fields.is_empty() || !asked.remove_indexes.is_empty() {
+        let changes = read_changes(body)?;
+        if !changes.remove_fields.is_empty() || !changes.remove_indexes.is_empty() {
             return Err(Failure::parse(Code::InvalidSchemaOperation, "A new class has nothing to delete."));
         }
-        let new = ClassSchema::new(class.clone()).edited(
-            &asked.add_fields,
-            &[],
-            asked.permissions.as_ref(),
-            &asked.add_indexes,
-            &[],
-        )?;
+        let new = ClassSchema::new(class.clone()).edited(&changes)?;
         self.edit(class, SchemaEdit::Create(new)).await
     }
 
     /// Changes a class.
     ///
     /// # Errors
-    /// 103 if it does not exist, 255 for fields that exist or do not, 136 for default fields, and as for creation.
+    /// 103 if it does not exist, 255 for fields that have another type or do not exist, 136 for default fields, and as for creation.
     pub async fn update_schema(&self, auth: &Auth, class: &ClassName, body: &Map) -> Result<Arc<ClassSchema>> {
         require_master(auth)?;
         if !self.0.storage.schemas().contains_key(class) {
             return Err(no_class(class));
         }
-        let asked = Asked::read(body)?;
-        let edit = SchemaEdit::Update {
-            class: class.clone(),
-            add_fields: asked.add_fields,
-            remove_fields: asked.remove_fields,
-            permissions: asked.permissions,
-            add_indexes: asked.add_indexes,
-            remove_indexes: asked.remove_indexes,
-        };
-        self.edit(class, edit).await
+        self.edit(class, SchemaEdit::Update(class.clone(), read_changes(body)?)).await
     }
 
     /// Removes a class that has no objects. One that does not exist is removed already.
@@ -89,65 +73,42 @@ impl Objects {
 }
 
 /// What the body of a schema request asks for.
-struct Asked {
-    add_fields: Vec<(CompactString, FieldType)>,
-    remove_fields: Vec<CompactString>,
-    permissions: Option<ClassLevelPermissions>,
-    add_indexes: Vec<(CompactString, Index)>,
-    remove_indexes: Vec<CompactString>,
-}
-
-impl Asked {
-    fn read(body: &Map) -> Result<Self> {
-        let known = ["className", "fields", "classLevelPermissions", "indexes"];
-        if let Some((name, _)) = body.iter().find(|(name, _)| !known.contains(&name.as_str())) {
-            return Err(Error::invalid_json(format!("{name} is not a part of a schema.")).into());
-        }
-        let part = |name: &str| match body.get(name) {
-            None | Some(Value::Null) => Ok(Map::new()),
-            Some(Value::Object(map)) => Ok(map.clone()),
-            Some(_) => Err(Failure::from(Error::invalid_json(format!("{name} must be an object.")))),
-        };
-        let mut asked = Self {
-            add_fields: Vec::new(),
-            remove_fields: Vec::new(),
-            permissions: None,
-            add_indexes: Vec::new(),
-            remove_indexes: Vec::new(),
-        };
-        for (name, value) in part("fields")? {
-            let map = value.as_object().ok_or_else(|| Error::invalid_json(format!("{name}: a field is an object.")))?;
-            let is_default = ["objectId", "createdAt", "updatedAt", "ACL"].contains(&name.as_str());
-            if is_deletion(map) {
-                asked.remove_fields.push(name);
-            } else if is_default {
-                // Dashboards send back what they were shown.
-            } else if map.get("required").is_some_and(|value| *value != Value::Bool(false))
-                || map.contains("defaultValue")
-            {
-                return Err(
-                    Error::incorrect_type(format!("{name}: required and defaultValue are not supported yet.")).into()
-                );
-            } else {
-                asked.add_fields.push((name, FieldType::from_map(map)?));
-            }
-        }
-        if let Some(Value::Object(permissions)) = body.get("classLevelPermissions") {
-            asked.permissions = Some(ClassLevelPermissions::from_map(permissions)?);
-        } else if body.get("classLevelPermissions").is_some_and(|value| !value.is_null()) {
-            return Err(Error::invalid_json("classLevelPermissions must be an object.").into());
-        }
-        for (name, value) in part("indexes")? {
-            let map =
-                value.as_object().ok_or_else(|| Error::invalid_query(format!("{name}: an index is an object.")))?;
-            if is_deletion(map) {
-                asked.remove_indexes.push(name);
-            } else if name != "_id_" {
-                asked.add_indexes.push((name, Index::from_map(map)?));
-            }
-        }
-        Ok(asked)
+fn read_changes(body: &Map) -> Result<SchemaChanges> {
+    let known = ["className", "fields", "classLevelPermissions", "indexes"];
+    if let Some((name, _)) = body.iter().find(|(name, _)| !known.contains(&name.as_str())) {
+        return Err(Error::invalid_json(format!("{name} is not a part of a schema.")).into());
     }
+    let part = |name: &str| match body.get(name) {
+        None | Some(Value::Null) => Ok(Map::new()),
+        Some(Value::Object(map)) => Ok(map.clone()),
+        Some(_) => Err(Failure::from(Error::invalid_json(format!("{name} must be an object.")))),
+    };
+    let mut changes = SchemaChanges::default();
+    for (name, value) in part("fields")? {
+        let map = value.as_object().ok_or_else(|| Error::invalid_json(format!("{name}: a field is an object.")))?;
+        let is_default = ["objectId", "createdAt", "updatedAt", "ACL"].contains(&name.as_str());
+        if is_deletion(map) {
+            changes.remove_fields.push(name);
+        } else if is_default {
+            // Dashboards send back what they were shown.
+        } else {
+            changes.add_fields.push((name, FieldType::from_map(map)?, FieldOptions::from_map(map)?));
+        }
+    }
+    if let Some(Value::Object(permissions)) = body.get("classLevelPermissions") {
+        changes.permissions = Some(ClassLevelPermissions::from_map(permissions)?);
+    } else if body.get("classLevelPermissions").is_some_and(|value| !value.is_null()) {
+        return Err(Error::invalid_json("classLevelPermissions must be an object.").into());
+    }
+    for (name, value) in part("indexes")? {
+        let map = value.as_object().ok_or_else(|| Error::invalid_query(format!("{name}: an index is an object.")))?;
+        if is_deletion(map) {
+            changes.remove_indexes.push(name);
+        } else if name != "_id_" {
+            changes.add_indexes.push((name, Index::from_map(map)?));
+        }
+    }
+    Ok(changes)
 }
 
 fn is_deletion(map: &Map) -> bool {

@@ -58,7 +58,7 @@ impl Objects {
     ///
     /// # Errors
     /// 101 for an object that is absent or may not be written, 206 for somebody else's user, 119 where class-level
-    /// permissions forbid it, 105/107/111/121/123 for a bad body, whatever `before_save` throws.
+    /// permissions forbid it, 105/107/111/121/123/142 for a bad body, whatever `before_save` throws.
     pub async fn begin_update(
         &self,
         auth: &Auth,
@@ -125,6 +125,7 @@ impl Objects {
             update.merge(edits.update.clone());
         }
         unset_null_pointers(&schema, &mut update);
+        schema.check_required(&update)?;
         let fields = needed_fields(auth, &schema, &original, &update)?;
 
         let mut guard = Guard { writer: Some(auth.principals.clone()), ..Guard::default() };

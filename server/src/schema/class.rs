@@ -1,6 +1,7 @@
 //! One class: its fields, permissions and indexes.
 
 use super::fields::FieldType;
+use super::options::FieldOptions;
 use crate::permissions::ClassLevelPermissions;
 use compact_str::CompactString;
 use std::collections::BTreeMap;
@@ -26,6 +27,8 @@ pub struct ClassSchema {
     pub class: ClassName,
     /// The class's own fields, without the four that every class has.
     pub fields: BTreeMap<CompactString, FieldType>,
+    /// What is asked of some of them beyond their type.
+    pub options: BTreeMap<CompactString, FieldOptions>,
     /// The permissions in force; everything is public until somebody sets them.
     pub permissions: ClassLevelPermissions,
     /// Declared indexes by name; the automatic ones are not listed.
@@ -49,17 +52,21 @@ pub struct IndexField {
 pub enum SchemaEdit {
     /// Fails with 103 if the class exists.
     Create(ClassSchema),
-    /// Each part is optional; fields that exist cannot be added, fields that do not exist cannot be removed (255).
-    Update {
-        class: ClassName,
-        add_fields: Vec<(CompactString, FieldType)>,
-        remove_fields: Vec<CompactString>,
-        permissions: Option<ClassLevelPermissions>,
-        add_indexes: Vec<(CompactString, Index)>,
-        remove_indexes: Vec<CompactString>,
-    },
+    /// Fails with 103 if the class does not exist.
+    Update(ClassName, SchemaChanges),
     /// Fails with 255 if the class has objects. Removing a class that does not exist succeeds.
     Delete(ClassName),
+}
+
+/// What shall become of a class; each part may be empty.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct SchemaChanges {
+    /// With their options, which take the place of those that the field had. A field that exists must have the type.
+    pub add_fields: Vec<(CompactString, FieldType, FieldOptions)>,
+    pub remove_fields: Vec<CompactString>,
+    pub permissions: Option<ClassLevelPermissions>,
+    pub add_indexes: Vec<(CompactString, Index)>,
+    pub remove_indexes: Vec<CompactString>,
 }
 
 impl ClassSchema {
@@ -67,7 +74,7 @@ impl ClassSchema {
     pub fn new(class: ClassName) -> Self {
         let fields = default_fields(&class).into_iter().collect();
         let permissions = in_force(&class, ClassLevelPermissions::public());
-        Self { class, fields, permissions, indexes: BTreeMap::new() }
+        Self { class, fields, options: BTreeMap::new(), permissions, indexes: BTreeMap::new() }
     }
 
     /// The classes that hold the members of those of these fields that are relations.
@@ -117,15 +124,9 @@ impl ClassSchema {
     }
 
     /// # Errors
-    /// 255, 136, 102, 105, 111: what is wrong with the edit.
-    pub fn edited(
-        &self,
-        add_fields: &[(CompactString, FieldType)],
-        remove_fields: &[CompactString],
-        permissions: Option<&ClassLevelPermissions>,
-        add_indexes: &[(CompactString, Index)],
-        remove_indexes: &[CompactString],
-    ) -> Result<Self, Error> {
+    /// 255, 136, 102, 105, 111: what is wrong with the changes.
+    pub fn edited(&self, changes: &SchemaChanges) -> Result<Self, Error> {
+        let SchemaChanges { add_fields, remove_fields, permissions, add_indexes, remove_indexes } = changes;
         let mut edited = self.clone();
         for name in remove_fields {
             if is_default_field(&self.class, name) {
@@ -135,9 +136,11 @@ impl ClassSchema {
                 let message = format!("Field {name} does not exist, cannot delete.");
                 return Err(Error::new(Code::InvalidSchemaOperation, message));
             }
+            edited.options.remove(name);
         }
-        for (name, field_type) in add_fields {
-            if self.field_type(name).is_some() && !remove_fields.contains(name) {
+        for (name, field_type, options) in add_fields {
+            let known = edited.field_type(name);
+            if known.is_some_and(|known| known.name() != field_type.name()) {
                 let message = format!("Field {name} exists, cannot update.");
                 return Err(Error::new(Code::InvalidSchemaOperation, message));
             }
@@ -145,7 +148,12 @@ impl ClassSchema {
                 return Err(invalid_field_name(name));
             }
             edited.check_field(name, field_type)?;
+            options.check(&self.class, name, field_type)?;
             edited.fields.insert(name.clone(), field_type.clone());
+            match options.is_empty() {
+                true => edited.options.remove(name),
+                false => edited.options.insert(name.clone(), options.clone()),
+            };
         }
         for name in remove_indexes {
             if edited.indexes.remove(name).is_none() {
@@ -196,9 +204,7 @@ impl ClassSchema {
         ] {
             fields.insert(name, Value::Object(field_type.to_map()));
         }
-        for (name, field_type) in &self.fields {
-            fields.insert(name.as_str(), Value::Object(field_type.to_map()));
-        }
+        self.own_fields().for_each(|(name, field)| drop(fields.insert(name, field)));
         let mut map = Map::new();
         map.insert("className", self.class.as_str().into());
         map.insert("fields", Value::Object(fields));
@@ -214,13 +220,20 @@ impl ClassSchema {
 
     /// The schema as it is stored: only what was decided.
     pub fn to_stored(&self) -> Map {
-        let fields = self.fields.iter().map(|(name, field)| (name.clone(), Value::Object(field.to_map())));
         let indexes = self.indexes.iter().map(|(name, index)| (name.clone(), Value::Object(index.to_map())));
         let mut map = Map::new();
-        map.insert("fields", Value::Object(fields.collect()));
+        map.insert("fields", Value::Object(self.own_fields().collect()));
         map.insert("indexes", Value::Object(indexes.collect()));
         map.insert("permissions", Value::Object(self.permissions.to_map()));
         map
+    }
+
+    /// Each field with its type and options.
+    fn own_fields(&self) -> impl Iterator<Item = (CompactString, Value)> {
+        self.fields.iter().map(|(name, field_type)| {
+            let options = self.options.get(name).map(FieldOptions::to_map).unwrap_or_default();
+            (name.clone(), Value::Object(field_type.to_map().into_iter().chain(options).collect()))
+        })
     }
 
     /// # Errors
@@ -229,7 +242,12 @@ impl ClassSchema {
         let part = |name: &str| map.get(name).and_then(Value::as_object).cloned().unwrap_or_default();
         let mut schema = Self::new(class);
         for (name, value) in part("fields") {
-            schema.fields.insert(name, FieldType::from_map(value.as_object().unwrap_or(&Map::new()))?);
+            let field = value.as_object().cloned().unwrap_or_default();
+            let options = FieldOptions::from_map(&field)?;
+            if !options.is_empty() {
+                schema.options.insert(name.clone(), options);
+            }
+            schema.fields.insert(name, FieldType::from_map(&field)?);
         }
         for (name, value) in part("indexes") {
             schema.indexes.insert(name, Index::from_map(value.as_object().unwrap_or(&Map::new()))?);
@@ -325,22 +343,51 @@ mod tests {
         let mut schema = schema();
         let index = Index::from_map(&tidings_protocol::map! { "sender" => 1.0, "createdAt" => -1.0 }).unwrap();
         schema.indexes.insert("by_sender".into(), index);
+        let options = FieldOptions { required: true, default: Some("?".into()) };
+        schema.options.insert("text".into(), options);
         assert_eq!(ClassSchema::from_stored(schema.class.clone(), &schema.to_stored()), Ok(schema));
     }
 
     #[test]
     fn edits_are_checked() {
         let edit = |add: &[(&str, FieldType)], remove: &[&str]| {
-            let add: Vec<_> = add.iter().map(|(name, field)| (CompactString::from(*name), field.clone())).collect();
-            let remove: Vec<_> = remove.iter().map(|name| CompactString::from(*name)).collect();
-            schema().edited(&add, &remove, None, &[], &[])
+            let add = add.iter().map(|(name, field)| ((*name).into(), field.clone(), FieldOptions::default()));
+            let remove_fields = remove.iter().map(|name| CompactString::from(*name)).collect();
+            schema().edited(&SchemaChanges { add_fields: add.collect(), remove_fields, ..SchemaChanges::default() })
         };
         assert!(edit(&[("new", FieldType::Date)], &["text"]).is_ok());
+        assert_eq!(edit(&[("text", FieldType::String)], &[]), Ok(schema()));
         assert_eq!(edit(&[("text", FieldType::Date)], &[]).unwrap_err().code.number(), 255);
+        let sessions = FieldType::Pointer(ClassName::SESSION);
+        assert_eq!(edit(&[("sender", sessions)], &[]).unwrap_err().code.number(), 111);
         assert_eq!(edit(&[], &["nope"]).unwrap_err().code.number(), 255);
         assert_eq!(edit(&[], &["createdAt"]).unwrap_err().code.number(), 136);
         assert_eq!(edit(&[("_x", FieldType::Date)], &[]).unwrap_err().code.number(), 105);
         assert!(edit(&[("text", FieldType::Number)], &["text"]).is_ok(), "remove and add changes the type");
+    }
+
+    #[test]
+    fn options_come_and_go_with_their_field() {
+        let edit = |schema: &ClassSchema, name: &str, field_type: FieldType, options: FieldOptions| {
+            let add_fields = vec![(name.into(), field_type, options)];
+            schema.edited(&SchemaChanges { add_fields, ..SchemaChanges::default() })
+        };
+        let options = |required, default: Option<Value>| FieldOptions { required, default };
+        let with = edit(&schema(), "text", FieldType::String, options(true, Some("?".into()))).unwrap();
+        assert_eq!(with.options.get("text"), Some(&options(true, Some("?".into()))));
+        assert_eq!(edit(&with, "text", FieldType::String, FieldOptions::default()), Ok(schema()));
+        let remove_fields = vec!["text".into()];
+        let without = with.edited(&SchemaChanges { remove_fields, ..SchemaChanges::default() }).unwrap();
+        assert!(without.options.is_empty());
+        let message = |outcome: Result<ClassSchema, Error>| outcome.unwrap_err().message.into_owned();
+        assert_eq!(
+            message(edit(&schema(), "n", FieldType::Number, options(false, Some("1".into())))),
+            "schema mismatch for Message.n default value; expected Number but got String"
+        );
+        assert_eq!(
+            message(edit(&schema(), "r", FieldType::Relation(ClassName::USER), options(true, None))),
+            "The 'required' option is not applicable for Relation<_User>"
+        );
     }
 
     #[test]
@@ -350,8 +397,9 @@ mod tests {
             schema.indexes.insert(field.into(), Index::from_map(&tidings_protocol::map! { field => 1.0 }).unwrap());
         }
         let remove = |fields: &[&str], indexes: &[&str]| {
-            let names = |names: &[&str]| names.iter().map(|name| CompactString::from(*name)).collect::<Vec<_>>();
-            schema.edited(&[], &names(fields), None, &[], &names(indexes))
+            let names = |names: &[&str]| names.iter().map(|name| CompactString::from(*name)).collect();
+            let (remove_fields, remove_indexes) = (names(fields), names(indexes));
+            schema.edited(&SchemaChanges { remove_fields, remove_indexes, ..SchemaChanges::default() })
         };
         assert_eq!(remove(&["text"], &[]).unwrap_err().code, Code::InvalidQuery);
         assert!(remove(&["text"], &["text"]).is_ok());

@@ -6,7 +6,7 @@
 use super::{Action, Answer, Guard, Membership, Selection, Storage, Unique, Write, WriteError, Written};
 use crate::changes::{Change, Committed, Cursor, ObjectChange, Position, Read};
 use crate::permissions::Principals;
-use crate::schema::{ClassSchema, FieldType, Index, SchemaEdit, infer};
+use crate::schema::{ClassSchema, FieldOptions, FieldType, Index, SchemaChanges, SchemaEdit, infer};
 use compact_str::{CompactString, format_compact};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -626,46 +626,22 @@ pub async fn a_failed_write_leaves_no_column(stores: &dyn Stores) {
     done(&*store, update(&class, "a", r#"{"n":"text"}"#)).await;
 }
 
-fn edit(class: &ClassName) -> SchemaEdit {
-    SchemaEdit::Update {
-        class: class.clone(),
-        add_fields: Vec::new(),
-        remove_fields: Vec::new(),
-        permissions: None,
-        add_indexes: Vec::new(),
-        remove_indexes: Vec::new(),
-    }
-}
-
 /// An edit that adds and removes fields.
 pub fn edit_fields(class: &ClassName, add: &[(&str, FieldType)], remove: &[&str]) -> SchemaEdit {
-    match edit(class) {
-        SchemaEdit::Update { class, permissions, add_indexes, remove_indexes, .. } => SchemaEdit::Update {
-            class,
-            permissions,
-            add_indexes,
-            remove_indexes,
-            add_fields: add.iter().map(|(name, field_type)| ((*name).into(), field_type.clone())).collect(),
-            remove_fields: remove.iter().map(|name| (*name).into()).collect(),
-        },
-        other => other,
-    }
+    let add = add.iter().map(|(name, field_type)| ((*name).into(), field_type.clone(), FieldOptions::default()));
+    let remove_fields = remove.iter().map(|name| (*name).into()).collect();
+    let changes = SchemaChanges { add_fields: add.collect(), remove_fields, ..SchemaChanges::default() };
+    SchemaEdit::Update(class.clone(), changes)
 }
 
 /// An edit that adds an index, or with an empty text removes it.
 pub fn edit_index(class: &ClassName, name: &str, json: &str) -> SchemaEdit {
-    let index = (!json.is_empty()).then(|| (name.into(), Index::from_map(&fields(json)).unwrap()));
-    match edit(class) {
-        SchemaEdit::Update { class, add_fields, remove_fields, permissions, .. } => SchemaEdit::Update {
-            class,
-            add_fields,
-            remove_fields,
-            permissions,
-            remove_indexes: if index.is_none() { vec![name.into()] } else { Vec::new() },
-            add_indexes: index.into_iter().collect(),
-        },
-        other => other,
+    let mut changes = SchemaChanges::default();
+    match json {
+        "" => changes.remove_indexes.push(name.into()),
+        json => changes.add_indexes.push((name.into(), Index::from_map(&fields(json)).unwrap())),
     }
+    SchemaEdit::Update(class.clone(), changes)
 }
 
 #[track_caller]
@@ -687,7 +663,9 @@ pub async fn schema_edits_are_checked(stores: &dyn Stores) {
     let edited = store.edit_schema(edit_fields(&class, &[("n", FieldType::Number)], &[])).await.unwrap().unwrap();
     assert_eq!(edited.field_type("n"), Some(FieldType::Number));
     assert_eq!(store.schemas()[&class], edited);
-    assert_eq!(rejected(store.edit_schema(edit_fields(&class, &[("n", FieldType::Number)], &[])).await), 255);
+    let again = store.edit_schema(edit_fields(&class, &[("n", FieldType::Number)], &[])).await.unwrap().unwrap();
+    assert_eq!(again, edited, "it is there already");
+    assert_eq!(rejected(store.edit_schema(edit_fields(&class, &[("n", FieldType::String)], &[])).await), 255);
     assert_eq!(rejected(store.edit_schema(edit_fields(&class, &[], &["x"])).await), 255);
     assert_eq!(store.edit_schema(SchemaEdit::Delete(class.clone())).await.unwrap(), None);
     assert_eq!(store.edit_schema(SchemaEdit::Delete(class.clone())).await.unwrap(), None, "gone is gone");

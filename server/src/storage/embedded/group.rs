@@ -500,17 +500,11 @@ impl Group {
                 let class = Arc::new(ClassState::new(schema, &mut numbers));
                 Ok(Some(self.edited(name, class, numbers)))
             }
-            SchemaEdit::Update { class: name, add_fields, remove_fields, permissions, add_indexes, remove_indexes } => {
+            SchemaEdit::Update(name, changes) => {
                 let Some(before) = self.catalog.get(&name).cloned() else {
                     return Err(invalid_class(format!("Class {name} does not exist.")));
                 };
-                let schema = before.schema.edited(
-                    &add_fields,
-                    &remove_fields,
-                    permissions.as_ref(),
-                    &add_indexes,
-                    &remove_indexes,
-                )?;
+                let (schema, remove_fields) = (before.schema.edited(&changes)?, changes.remove_fields);
                 if schema == *before.schema && remove_fields.is_empty() {
                     return Ok(Some(before.schema.clone()));
                 }

@@ -27,7 +27,7 @@ pub(super) async fn edit(shared: Arc<Shared>, edit: SchemaEdit) -> Result<Option
             shared.collections.make(&shared.db, &schema.class, &columns).await.map_err(unavailable)?;
             schema.class.clone()
         }
-        SchemaEdit::Update { class, .. } | SchemaEdit::Delete(class) => class.clone(),
+        SchemaEdit::Update(class, _) | SchemaEdit::Delete(class) => class.clone(),
     };
     let mut session = session(&shared).await.map_err(unavailable)?;
     let mut tries = Tries::begin();
@@ -64,20 +64,20 @@ async fn attempt(shared: &Shared, session: &mut ClientSession, edit: &SchemaEdit
             })?;
             Ok(unchanged(Some(Arc::new(schema.clone()))))
         }
-        SchemaEdit::Update { class, add_fields, remove_fields, permissions, add_indexes, remove_indexes } => {
+        SchemaEdit::Update(class, changes) => {
             let row = rows.find_one(doc! { "_id": class.as_str() }).session(&mut *session).await?;
             let Some((row, before)) = row.and_then(|row| schemas::decode(&row).map(|schema| (row, schema))) else {
                 return Err(invalid_class(format!("Class {class} does not exist.")));
             };
-            let after = before.edited(add_fields, remove_fields, permissions.as_ref(), add_indexes, remove_indexes)?;
-            if after == before && remove_fields.is_empty() {
+            let after = before.edited(changes)?;
+            if after == before && changes.remove_fields.is_empty() {
                 return Ok(unchanged(Some(Arc::new(after))));
             }
             let change = change(&row, &before, &after);
             let mut filter = doc! { "_id": class.as_str() };
             filter.extend(still(&row));
             reached(rows.update_one(filter, change).session(session).await?.matched_count)?;
-            Ok(Edited { before: Some(before), after: Some(Arc::new(after)), removed: remove_fields.clone() })
+            Ok(Edited { before: Some(before), after: Some(Arc::new(after)), removed: changes.remove_fields.clone() })
         }
         SchemaEdit::Delete(class) => {
             let row = rows.find_one(doc! { "_id": class.as_str() }).session(&mut *session).await?;
@@ -106,6 +106,12 @@ fn change(row: &Document, before: &ClassSchema, after: &ClassSchema) -> Document
     }
     if before.permissions != after.permissions {
         set.insert("_metadata.class_permissions", schemas::permissions(&after.permissions));
+    }
+    for name in before.options.keys().filter(|name| !after.options.contains_key(*name)) {
+        unset.insert(format!("_metadata.{}.{name}", schemas::OPTIONS), "");
+    }
+    for (name, options) in after.options.iter().filter(|(name, known)| before.options.get(*name) != Some(known)) {
+        set.insert(format!("_metadata.{}.{name}", schemas::OPTIONS), schemas::members(options));
     }
     if before.indexes != after.indexes {
         // As a whole, because the name of an index may be no path.

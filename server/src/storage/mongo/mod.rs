@@ -210,7 +210,7 @@ impl Storage for Mongo {
     fn edit_schema(&self, edit: SchemaEdit) -> Answer<Result<Option<Arc<ClassSchema>>, WriteError>> {
         let class = match &edit {
             SchemaEdit::Create(schema) => &schema.class,
-            SchemaEdit::Update { class, .. } | SchemaEdit::Delete(class) => class,
+            SchemaEdit::Update(class, _) | SchemaEdit::Delete(class) => class,
         };
         let lane = Lane::Class(class.clone());
         self.run(vec![lane], |shared| edits::edit(shared, edit))

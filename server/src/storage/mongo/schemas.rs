@@ -1,16 +1,18 @@
 //! Classes as rows of Parse Server's `_SCHEMA` collection, both ways.
 //!
 //! A row has the class's name as `_id`, each field's type as a text (`string`, `*Class`, `relation<Class>`), and in
-//! `_metadata` the class-level permissions, the declared indexes and the options of fields, which are kept as they are.
+//! `_metadata` the class-level permissions, the declared indexes and the options of fields.
 
 use super::collections::is_automatic;
-use super::documents::{GUEST, GUEST_ID, parse_name, pointer_name};
+use super::documents::{GUEST, GUEST_ID, decode_map, inner, parse_name, pointer_name};
 use crate::permissions::ClassLevelPermissions;
-use crate::schema::{ClassSchema, FieldType, Index};
+use crate::schema::{ClassSchema, FieldOptions, FieldType, Index};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use compact_str::CompactString;
 use futures_util::TryStreamExt;
 use mongodb::Database;
-use mongodb::bson::{Bson, Document, doc};
+use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
 use mongodb::error::Error;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,6 +20,9 @@ use tidings_protocol::{ClassName, Map, Value};
 
 /// Where the rows are.
 pub(super) const COLLECTION: &str = "_SCHEMA";
+
+/// What a row's metadata calls the options of fields.
+pub(super) const OPTIONS: &str = "fields_options";
 
 /// Members of a row that are no fields.
 const NOT_FIELDS: [&str; 6] = ["_id", "_metadata", "_client_permissions", "objectId", "createdAt", "updatedAt"];
@@ -41,12 +46,33 @@ pub(super) fn encode(schema: &ClassSchema) -> Document {
         indexes.insert(name.as_str(), index_keys(index, schema));
     }
     metadata.insert("indexes", indexes);
+    if !schema.options.is_empty() {
+        let options = schema.options.iter().map(|(name, options)| (name.to_string(), Bson::Document(members(options))));
+        metadata.insert(OPTIONS, options.collect::<Document>());
+    }
     row.insert("_metadata", metadata);
     row
 }
 
+/// The members of a field's options. Values are in the form in which clients send them.
+pub(super) fn members(options: &FieldOptions) -> Document {
+    options.to_map().iter().map(|(name, value)| (name.to_string(), as_sent(value))).collect()
+}
+
+fn as_sent(value: &Value) -> Bson {
+    match value {
+        Value::Date(date) => doc! { "__type": "Date", "iso": date.to_string() }.into(),
+        Value::Bytes(bytes) => doc! { "__type": "Bytes", "base64": BASE64.encode(bytes) }.into(),
+        Value::Array(items) => items.iter().map(as_sent).collect::<Vec<_>>().into(),
+        Value::Object(map) => {
+            map.iter().map(|(name, value)| (name.to_string(), as_sent(value))).collect::<Document>().into()
+        }
+        other => inner(other),
+    }
+}
+
 pub(super) fn permissions(permissions: &ClassLevelPermissions) -> Document {
-    match super::documents::inner(&Value::Object(permissions.to_map())) {
+    match inner(&Value::Object(permissions.to_map())) {
         Bson::Document(document) => document,
         _ => Document::new(),
     }
@@ -90,6 +116,15 @@ pub(super) fn decode(row: &Document) -> Option<ClassSchema> {
     if let Ok(stored) = metadata.get_document("class_permissions") {
         schema.permissions = read_permissions(&schema.class, stored);
     }
+    for (name, options) in metadata.get_document(OPTIONS).into_iter().flatten() {
+        // What nobody could have asked for asks for nothing.
+        let options = options.as_document().map(map).and_then(|options| FieldOptions::from_map(&options).ok());
+        if let Some(options) =
+            options.filter(|options| !options.is_empty() && schema.fields.contains_key(name.as_str()))
+        {
+            schema.options.insert(name.as_str().into(), options);
+        }
+    }
     for (name, keys) in metadata.get_document("indexes").into_iter().flatten() {
         let Some(keys) = keys.as_document().filter(|keys| !is_automatic(name, keys)) else { continue };
         let fields = keys.iter().map(|(name, direction)| {
@@ -105,9 +140,7 @@ pub(super) fn decode(row: &Document) -> Option<ClassSchema> {
 }
 
 fn read_permissions(class: &ClassName, stored: &Document) -> ClassLevelPermissions {
-    let raw = mongodb::bson::RawDocumentBuf::try_from(stored).ok();
-    let map = raw.map(|raw| super::documents::decode_map(&raw)).unwrap_or_default();
-    let permissions = match ClassLevelPermissions::from_map(&map) {
+    let permissions = match ClassLevelPermissions::from_map(&map(stored)) {
         Ok(permissions) => permissions,
         Err(error) => {
             tracing::warn!(%class, %error, "these class-level permissions are not understood: the class is closed");
@@ -115,6 +148,10 @@ fn read_permissions(class: &ClassName, stored: &Document) -> ClassLevelPermissio
         }
     };
     if *class == ClassName::USER { permissions.protecting("*", "email") } else { permissions }
+}
+
+fn map(stored: &Document) -> Map {
+    RawDocumentBuf::try_from(stored).map(|raw| decode_map(&raw)).unwrap_or_default()
 }
 
 pub(super) fn type_text(field_type: &FieldType) -> String {
@@ -176,6 +213,17 @@ mod tests {
         }
         let index = Index::from_map(&tidings_protocol::map! { "sender" => 1.0, "createdAt" => -1.0 }).unwrap();
         schema.indexes.insert("by_sender".into(), index);
+        for (name, options) in [
+            ("text", r#"{"required":true,"defaultValue":"?"}"#),
+            ("at", r#"{"defaultValue":{"__type":"Date","iso":"2026-01-02T03:04:05.678Z"}}"#),
+            ("bytes", r#"{"defaultValue":{"__type":"Bytes","base64":"AQI="}}"#),
+            ("place", r#"{"defaultValue":{"__type":"GeoPoint","latitude":1,"longitude":2}}"#),
+            ("list", r#"{"defaultValue":[1,{"__type":"Date","iso":"2026-01-02T03:04:05.678Z"}]}"#),
+            ("sender", r#"{"defaultValue":{"__type":"Pointer","className":"_User","objectId":"u"}}"#),
+        ] {
+            let options = FieldOptions::from_map(&Map::from_json(options.as_bytes()).unwrap()).unwrap();
+            schema.options.insert(name.into(), options);
+        }
         schema
     }
 
@@ -187,6 +235,10 @@ mod tests {
         assert_eq!(row.get_str("place").unwrap(), "geopoint");
         let indexes = row.get_document("_metadata").unwrap().get_document("indexes").unwrap();
         assert_eq!(indexes.get_document("by_sender").unwrap(), &doc! { "_p_sender": 1, "_created_at": -1 });
+        let options = row.get_document("_metadata").unwrap().get_document(OPTIONS).unwrap();
+        assert_eq!(options.get_document("text").unwrap(), &doc! { "required": true, "defaultValue": "?" });
+        let sent = doc! { "__type": "Date", "iso": "2026-01-02T03:04:05.678Z" };
+        assert_eq!(options.get_document("at").unwrap(), &doc! { "defaultValue": sent });
         assert_eq!(decode(&row), Some(schema()));
         let user = ClassSchema::new(ClassName::USER);
         assert_eq!(decode(&encode(&user)), Some(user));

@@ -85,6 +85,7 @@ impl Collections {
         if *class == ClassName::USER {
             indexes.extend(["username", "email"].map(|field| unique_index(&format!("{field}_1"), field)));
             indexes.push(unique_index("_auth_data_anonymous_id", GUEST_ID));
+            indexes.extend(["_email_verify_token", "_perishable_token"].map(|field| sparse_index(field, field)));
         }
         if *class == ClassName::SESSION {
             indexes.push(token_index());
@@ -139,10 +140,9 @@ impl Collections {
         if self.is_ready(&key) {
             return Ok(());
         }
-        let mut folded = index(&format!("case_insensitive_{field}"), doc! { field: 1 });
+        let mut folded = sparse_index(&format!("case_insensitive_{field}"), field);
         folded.insert("collation", doc! { "locale": LANGUAGE, "strength": 2 });
         folded.insert("background", true);
-        folded.insert("sparse", true);
         create_indexes(db, class, vec![folded]).await?;
         self.set_ready(&key);
         Ok(())
@@ -179,11 +179,17 @@ pub(super) fn is_automatic(name: &str, keys: &Document) -> bool {
     }
 }
 
+/// As Parse Server makes it for what few users have.
+fn sparse_index(name: &str, field: &str) -> Document {
+    let mut index = index(name, doc! { field: 1 });
+    index.insert("sparse", true);
+    index
+}
+
 /// As Parse Server makes it for what only one user may have.
 fn unique_index(name: &str, field: &str) -> Document {
-    let mut index = index(name, doc! { field: 1 });
+    let mut index = sparse_index(name, field);
     index.insert("unique", true);
-    index.insert("sparse", true);
     index
 }
 

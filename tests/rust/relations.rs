@@ -45,6 +45,22 @@ impl Story {
 }
 
 #[tokio::test]
+async fn every_object_of_the_class_shows_the_relation() {
+    let server = Server::shared();
+    let story = Story::begin(&server).await;
+    let (nobody, comments) = (&story.nobody, fresh("Comment"));
+    story.change("AddRelation", &[0]).await;
+    let relation = json!({"__type": "Relation", "className": story.readers});
+    let bare = nobody.create(&story.posts, json!({})).await;
+    assert_eq!(nobody.fetch(&story.posts, &bare).await["likes"], relation);
+    nobody.create(&comments, json!({"post": pointer(&story.posts, &bare), "n": 1})).await;
+    let included = &nobody.find_by(&comments, &[("include", "post")]).await[0]["post"];
+    assert_eq!((&included["objectId"], &included["likes"]), (&json!(bare), &relation));
+    let chosen = &nobody.find_by(&comments, &[("include", "post"), ("keys", "post.title")]).await[0]["post"];
+    assert_eq!((&chosen["objectId"], chosen.get("likes")), (&json!(bare), None));
+}
+
+#[tokio::test]
 async fn members_come_and_go() {
     let server = Server::shared();
     let story = Story::begin(&server).await;

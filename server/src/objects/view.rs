@@ -66,12 +66,7 @@ impl View {
         projection: Projection,
         included: Included,
     ) -> Self {
-        let fields = schemas.get(&class).into_iter().flat_map(|schema| &schema.fields);
-        let relations = fields.filter_map(|(name, field_type)| match field_type {
-            FieldType::Relation(target) => Some((name.clone(), Value::Relation(Box::new(target.clone())))),
-            _ => None,
-        });
-        let relations = relations.collect();
+        let relations = relations(&schemas, &class).collect();
         let reader = auth.principals.clone();
         Self { reader, schemas, class, projection, included, relations, expanded: HashMap::new() }
     }
@@ -152,11 +147,8 @@ impl View {
             self.write_expanded(object, &hidden, &self.projection, &self.included, out);
         }
         for (name, relation) in &self.relations {
-            if !object.fields.contains(name) && self.projection.shows(name) && !hidden.contains(&name.as_str()) {
-                out.push(b',');
-                write_json_string(name, out);
-                out.push(b':');
-                relation.write_json(out);
+            if self.projection.shows(name) && !hidden.contains(&name.as_str()) {
+                write_relation(name, relation, object, out);
             }
         }
         self.write_own(&self.class, object, out);
@@ -225,6 +217,11 @@ impl View {
                 out.push(b',');
                 let hidden = self.hidden(&pointer.class, object);
                 self.write_expanded(object, &hidden, projection, included, out);
+                for (name, relation) in relations(&self.schemas, &pointer.class) {
+                    if projection.shows(&name) && !hidden.contains(&name.as_str()) {
+                        write_relation(&name, &relation, object, out);
+                    }
+                }
                 out.push(b'}');
             }
             Value::Array(items) => {
@@ -274,6 +271,25 @@ impl View {
             }
         }
         out.push(b'}');
+    }
+}
+
+/// The relations of a class.
+fn relations<'a>(schemas: &'a Schemas, class: &ClassName) -> impl Iterator<Item = (CompactString, Value)> + 'a {
+    let fields = schemas.get(class).into_iter().flat_map(|schema| &schema.fields);
+    fields.filter_map(|(name, field_type)| match field_type {
+        FieldType::Relation(target) => Some((name.clone(), Value::Relation(Box::new(target.clone())))),
+        _ => None,
+    })
+}
+
+/// Objects do not hold their relations, unless the store says otherwise.
+fn write_relation(name: &str, relation: &Value, object: &Object, out: &mut Vec<u8>) {
+    if !object.fields.contains(name) {
+        out.push(b',');
+        write_json_string(name, out);
+        out.push(b':');
+        relation.write_json(out);
     }
 }
 

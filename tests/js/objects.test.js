@@ -36,6 +36,40 @@ test('in a batch each stands for itself', async () => {
   assert.deepEqual(stored.map(message => message.text).sort(), ['Fine', 'Fine as well']);
 });
 
+test('saveAll and destroyAll in a transaction are done whole or not at all', async () => {
+  const alice = await server.user('alice');
+  const room = await startConversation(alice);
+  const saved = await alice.run(Parse => {
+    const entries = [1, 2, 3].map(n => new Parse.Object('Entry', { n }));
+    return Parse.Object.saveAll(entries, { transaction: true });
+  });
+  const entries = async () => (await alice.find('Entry', {}, { order: 'n' })).map(entry => entry.n);
+  assert.deepEqual(saved.map(entry => entry.n), [1, 2, 3]);
+  assert.deepEqual(await entries(), [1, 2, 3]);
+
+  // The blank message is refused by its hook, and what stands before and after it is not done.
+  const ids = saved.map(entry => entry.objectId);
+  const saving = alice.run((Parse, [id], conversation) => {
+    const entry = Parse.Object.fromJSON({ className: 'Entry', objectId: id });
+    const blank = new Parse.Object('Message', { conversation: Parse._decode('', conversation), text: ' ' });
+    return Parse.Object.saveAll([entry.increment('n', 10), blank, new Parse.Object('Entry', { n: 4 })], {
+      transaction: true,
+    });
+  }, ids, inside(room).conversation);
+  await refused(saving, 142);
+  assert.deepEqual(await entries(), [1, 2, 3]);
+  assert.deepEqual(await alice.find('Message', inside(room)), []);
+
+  const destroying = (Parse, ids) => {
+    const entries = ids.map(objectId => Parse.Object.fromJSON({ className: 'Entry', objectId }));
+    return Parse.Object.destroyAll(entries, { transaction: true });
+  };
+  await refused(alice.run(destroying, [...ids, 'nothing']), 101);
+  assert.deepEqual(await entries(), [1, 2, 3]);
+  await alice.run(destroying, ids);
+  assert.deepEqual(await entries(), []);
+});
+
 test('a message is fetched with its sender and the participants of its conversation', async () => {
   const alice = await server.user('alice');
   const bob = await server.user('bob');

@@ -45,6 +45,11 @@ impl<A> Prepared<A> {
         writes.extend(beside);
         Self { writes, after }
     }
+
+    /// The same with a wider idea of what comes after it.
+    pub(super) fn map<B>(self, wider: impl FnOnce(A) -> B) -> Prepared<B> {
+        Prepared { writes: self.writes, after: wider(self.after) }
+    }
 }
 
 impl Objects {

@@ -1,6 +1,6 @@
 //! Every failure that a client can see: Parse's errors, and the few that Parse answers without a code.
 
-use crate::storage::{Unavailable, WriteError};
+use crate::storage::{Refused, Unavailable, WriteError};
 use tidings_protocol::{Code, Error};
 
 /// Why a request was not done.
@@ -91,6 +91,12 @@ impl From<crate::permissions::Denied> for Failure {
 impl From<Unavailable> for Failure {
     fn from(Unavailable(reason): Unavailable) -> Self {
         Self::Internal(reason)
+    }
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        refused.error.into()
     }
 }
 

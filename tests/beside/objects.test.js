@@ -311,6 +311,22 @@ bothWays('a batch is done by one and seen by the other', async (writer, reader) 
   });
 });
 
+bothWays('a transactional batch of one is seen whole by the other, or not at all', async (writer, reader) => {
+  const className = fresh('Whole');
+  const { objectId } = await writer.create(className, { n: 1 });
+  const batch = (...requests) => {
+    const path = rest => `/parse/classes/${className}${rest}`;
+    const parts = requests.map(([method, rest, body]) => ({ method, path: path(rest), body }));
+    return writer.ask('POST', '/batch', { requests: parts, transaction: true });
+  };
+  const numbers = async () => (await reader.find(className, {}, { order: 'n' })).map(({ n }) => n);
+  const plus = { n: { __op: 'Increment', amount: 1 } };
+  await assert.rejects(batch(['POST', '', { n: 5 }], ['PUT', `/${objectId}`, plus], ['PUT', '/nobody', { n: 3 }]));
+  const answers = await batch(['POST', '', { n: 6 }], ['PUT', `/${objectId}`, plus]);
+  assert.equal(answers[1].success.n, 2);
+  await eventually(async () => assert.deepEqual(await numbers(), [2, 6]));
+});
+
 bothWays('the SDK reads what the SDK wrote at the other server', async (writer, reader) => {
   const className = fresh('FromSdk');
   const alice = await device('alice', writer);

@@ -36,6 +36,42 @@ test('in a batch each stands for itself', async () => {
   assert.deepEqual(stored.map(message => message.text).sort(), ['Fine', 'Fine as well']);
 });
 
+test('saveAll and destroyAll in a transaction are done whole or not at all', async () => {
+  const alice = await server.user('alice');
+  const room = await startConversation(alice);
+  const saved = await alice.run(Parse => {
+    const entries = [1, 2, 3].map(n => new Parse.Object('Entry', { n }));
+    return Parse.Object.saveAll(entries, { transaction: true });
+  });
+  const entries = async () => (await alice.find('Entry', {}, { order: 'n' })).map(entry => entry.n);
+  assert.deepEqual(saved.map(entry => entry.n), [1, 2, 3]);
+  assert.deepEqual(await entries(), [1, 2, 3]);
+
+  // The blank message is refused by its hook, and what stands before and after it is not done.
+  const ids = saved.map(entry => entry.objectId);
+  const saving = alice.run((Parse, [id], conversation) => {
+    const entry = Parse.Object.fromJSON({ className: 'Entry', objectId: id });
+    const blank = new Parse.Object('Message', { conversation: Parse._decode('', conversation), text: ' ' });
+    const all = [entry.increment('n', 10), blank, new Parse.Object('Entry', { n: 4 })];
+    // The SDK fails with a list, the same error for each object.
+    return Parse.Object.saveAll(all, { transaction: true }).catch(([error]) => Promise.reject(error));
+  }, ids, inside(room).conversation);
+  // In saveAll, and nowhere else, the SDK puts its own code in the place of any refused batch's. The words are ours.
+  const { message } = await refused(saving, 111);
+  assert.match(message, /A message needs text/);
+  assert.deepEqual(await entries(), [1, 2, 3]);
+  assert.deepEqual(await alice.find('Message', inside(room)), []);
+
+  const destroying = (Parse, ids) => {
+    const entries = ids.map(objectId => Parse.Object.fromJSON({ className: 'Entry', objectId }));
+    return Parse.Object.destroyAll(entries, { transaction: true });
+  };
+  await refused(alice.run(destroying, [...ids, 'nothing']), 101);
+  assert.deepEqual(await entries(), [1, 2, 3]);
+  await alice.run(destroying, ids);
+  assert.deepEqual(await entries(), []);
+});
+
 test('a message is fetched with its sender and the participants of its conversation', async () => {
   const alice = await server.user('alice');
   const bob = await server.user('bob');

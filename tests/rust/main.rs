@@ -22,5 +22,6 @@ mod secured;
 mod standalone;
 #[path = "../faults/three/mod.rs"]
 mod three;
+mod transactions;
 mod transport;
 mod users;

@@ -26,6 +26,12 @@ async fn a_standalone_mongodb_is_served_with_a_warning() {
     let changed = json!({"username": user.name, "password": "other", "_method": "GET"});
     server.nobody().post("/login", changed).await.ok();
 
+    // What must be whole is not begun.
+    let note = json!({"method": "POST", "path": "/parse/classes/Note", "body": {}});
+    let whole = json!({"requests": [note], "transaction": true});
+    server.nobody().post("/batch", whole).await.refused(400, 108);
+    assert_eq!(server.nobody().find("Note", json!({})).await.len(), 1);
+
     server.kill();
     server.start_again();
     let kept = server.master().fetch("Note", &id).await;

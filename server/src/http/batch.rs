@@ -7,11 +7,11 @@ use super::answer::Answer;
 use super::dispatch::{created, updated};
 use super::request::query_pairs;
 use super::routes::{Route, below_mount, route};
-use super::{Api, request};
+use super::{Api, request, transaction};
 use crate::auth::Auth;
 use crate::error::{Failure, Result};
 use std::pin::Pin;
-use tidings_protocol::{ClassName, Code, Error, Map, ObjectId, Value};
+use tidings_protocol::{ClassName, Error, Map, ObjectId, Value};
 use warp::http::Method;
 
 /// A part of a batch that has its place in the order.
@@ -21,9 +21,19 @@ enum Part {
 }
 
 /// # Errors
-/// 107 for a batch that is malformed, too long, nested, or has a path that leads nowhere; 108 for transactions.
-pub(super) async fn run(api: &Api, auth: &Auth, body: Map) -> Result<Answer> {
+/// 107 for a batch that is malformed, too long, nested, or has a path that leads nowhere; of a transaction that of the
+/// part for which nothing is done.
+pub(super) async fn run(api: &Api, auth: &Auth, mut body: Map) -> Result<Answer> {
+    let is_transaction = match body.remove("transaction") {
+        None | Some(Value::Null) => false,
+        Some(Value::Bool(is_transaction)) => is_transaction,
+        // Parse takes anything else for false; who sends it surely wants all or nothing.
+        Some(_) => return Err(Error::invalid_json("transaction must be true or false").into()),
+    };
     let requests = read(api, auth, body)?;
+    if is_transaction {
+        return transaction::run(api, auth, requests).await;
+    }
     let mut parts: Vec<Part> = Vec::with_capacity(requests.len());
     for (route, body) in requests {
         if depends(&route, &parts) {
@@ -31,30 +41,40 @@ pub(super) async fn run(api: &Api, auth: &Auth, body: Map) -> Result<Answer> {
         }
         parts.push(begin(api, auth, route, body).await);
     }
-    settle(&mut parts).await;
+    let mut results = Vec::with_capacity(parts.len());
+    for part in parts {
+        results.push(match part {
+            Part::Done(result) => result,
+            Part::UnderWay { answer, .. } => answer.await,
+        });
+    }
+    Ok(answer(results))
+}
+
+/// The results of all parts, in the order of the requests.
+pub(super) fn answer(results: impl IntoIterator<Item = Result<Answer>>) -> Answer {
     let mut out = vec![b'['];
-    for (at, part) in parts.iter().enumerate() {
+    for (at, result) in results.into_iter().enumerate() {
         if at > 0 {
             out.push(b',');
         }
-        match part {
-            Part::Done(Ok(answer)) => {
+        match result {
+            Ok(answer) => {
                 out.extend_from_slice(b"{\"success\":");
                 out.extend_from_slice(&answer.body);
             }
-            Part::Done(Err(failure)) => {
-                if let Failure::Internal(reason) = failure {
+            Err(failure) => {
+                if let Failure::Internal(reason) = &failure {
                     tracing::error!(reason, "a part of a batch failed on our side");
                 }
                 out.extend_from_slice(b"{\"error\":");
                 failure.to_error().write_json(&mut out);
             }
-            Part::UnderWay { .. } => out.extend_from_slice(b"{"),
         }
         out.push(b'}');
     }
     out.push(b']');
-    Ok(Answer::json(200, out))
+    Answer::json(200, out)
 }
 
 /// Whether a part must wait for all before it: everything but writes of objects that no part under way touches.
@@ -112,9 +132,6 @@ async fn settle(parts: &mut [Part]) {
 
 fn read(api: &Api, auth: &Auth, mut body: Map) -> Result<Vec<(Route, Map)>> {
     let invalid = |message: String| Failure::from(Error::invalid_json(message));
-    if body.get("transaction").is_some_and(|value| !matches!(value, Value::Null | Value::Bool(false))) {
-        return Err(Failure::parse(Code::CommandUnavailable, "Transactional batches are not supported yet."));
-    }
     let Some(Value::Array(requests)) = body.remove("requests") else {
         return Err(invalid("requests must be an array".into()));
     };

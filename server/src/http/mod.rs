@@ -11,6 +11,7 @@ mod info;
 mod request;
 mod routes;
 mod static_files;
+mod transaction;
 
 use crate::objects::Objects;
 use answer::Answer;

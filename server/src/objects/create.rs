@@ -1,12 +1,13 @@
 //! Creating an object.
 
+use super::prepared::{AfterCommit, Prepared};
 use super::{Objects, Pending, new_object_id, now, relations, users};
 use crate::auth::Auth;
 use crate::error::{Failure, Result};
 use crate::hooks::{Edits, SaveRequest, Trigger};
 use crate::permissions::Operation;
 use crate::schema::{ClassSchema, FieldType};
-use crate::storage::{Action, Guard, Write};
+use crate::storage::{Action, Guard, Write, WriteError, Written};
 use compact_str::CompactString;
 use std::sync::Arc;
 use tidings_protocol::names::{invalid_field_name, is_internal_field};
@@ -24,6 +25,13 @@ pub struct Created {
     pub session_token: Option<CompactString>,
 }
 
+/// A create before its commit.
+pub(super) struct AfterCreate {
+    auth: Auth,
+    class: ClassName,
+    created: Created,
+}
+
 impl Objects {
     /// Creates an object and waits until it is on disk.
     ///
@@ -38,9 +46,8 @@ impl Objects {
     /// # Errors
     /// 119 where class-level permissions or the class policy forbid it, 105/107/111/121/123/142 for a bad body, 200–209
     /// for a user who cannot be, whatever the class's `before_save` throws, 137 for a value that must be unique.
-    pub async fn begin_create(&self, auth: &Auth, class: &ClassName, mut body: Map) -> Result<Pending<Created>> {
-        take_reserved(&mut body)?;
-        self.begin_create_of(auth, class, Update::from_map(body)?).await
+    pub async fn begin_create(&self, auth: &Auth, class: &ClassName, body: Map) -> Result<Pending<Created>> {
+        Ok(self.begin(self.prepare_create(auth, class, body).await?).await)
     }
 
     /// The same for what is decoded already.
@@ -48,8 +55,28 @@ impl Objects {
         &self,
         auth: &Auth,
         class: &ClassName,
-        mut sent: Update,
+        sent: Update,
     ) -> Result<Pending<Created>> {
+        Ok(self.begin(self.prepare_create_of(auth, class, sent).await?).await)
+    }
+
+    /// Everything up to the commit.
+    pub(super) async fn prepare_create(
+        &self,
+        auth: &Auth,
+        class: &ClassName,
+        mut body: Map,
+    ) -> Result<Prepared<AfterCreate>> {
+        take_reserved(&mut body)?;
+        self.prepare_create_of(auth, class, Update::from_map(body)?).await
+    }
+
+    async fn prepare_create_of(
+        &self,
+        auth: &Auth,
+        class: &ClassName,
+        mut sent: Update,
+    ) -> Result<Prepared<AfterCreate>> {
         let schema = self.class_to_write(auth, class, Operation::Create)?;
         if *class == ClassName::SESSION {
             return Err(Failure::forbidden());
@@ -102,18 +129,10 @@ impl Objects {
         }
         let id = object.id.clone();
         let write = Write { class: class.clone(), id: id.clone(), action: Action::Create(object), guard, fields };
-        let committed = self.commit([vec![write], beside].concat()).await;
-        let (objects, mut auth, written_class) = (self.clone(), auth.clone(), class.clone());
+        let (mut auth, class) = (auth.clone(), class.clone());
         auth.context = edits.context.unwrap_or(auth.context);
-        let pending = Box::pin(async move {
-            let class = written_class;
-            let written = committed.await.map_err(|error| users::named(&class, error))?;
-            if let Some(after) = written.into_iter().next().and_then(|first| first.after) {
-                objects.after_save(&auth, &class, &after, None).await;
-            }
-            Ok(Created { id, created_at, changed, session_token })
-        });
-        Ok(carried_through(self.0.hooks.has(class, Trigger::AfterSave), pending))
+        let created = Created { id, created_at, changed, session_token };
+        Ok(Prepared::new(write, beside, AfterCreate { auth, class, created }))
     }
 
     /// Runs the class's `after_save`, if it has one. The write is done; an error is only logged.
@@ -130,16 +149,23 @@ impl Objects {
     }
 }
 
-/// A write that has more to do after its commit is carried through even if its client goes away meanwhile. Inside a hook
-/// it stays on the hook's own thread, which waits for it anyway.
-pub(super) fn carried_through<T: Send + 'static>(has_more_to_do: bool, pending: Pending<T>) -> Pending<T> {
-    if !has_more_to_do || crate::hooks::is_nested() {
-        return pending;
+impl AfterCommit for AfterCreate {
+    type Done = Created;
+
+    fn has_more_to_do(&self, objects: &Objects) -> bool {
+        objects.0.hooks.has(&self.class, Trigger::AfterSave)
     }
-    let running = tokio::spawn(pending);
-    Box::pin(
-        async move { running.await.unwrap_or_else(|error| Err(Failure::Internal(format!("a write's task: {error}")))) },
-    )
+
+    async fn finish(self, objects: &Objects, written: Vec<Written>) -> Result<Created> {
+        if let Some(after) = written.into_iter().next().and_then(|first| first.after) {
+            objects.after_save(&self.auth, &self.class, &after, None).await;
+        }
+        Ok(self.created)
+    }
+
+    fn refused(&self, error: WriteError) -> Failure {
+        users::named(&self.class, error)
+    }
 }
 
 /// Takes out what a client may send and must not set.

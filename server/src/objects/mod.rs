@@ -5,10 +5,12 @@
 mod create;
 mod delete;
 mod find;
+mod prepared;
 mod relations;
 mod schemas;
 mod sessions;
 mod subscribe;
+mod transaction;
 mod update;
 mod users;
 mod view;
@@ -16,6 +18,7 @@ mod view;
 pub use create::Created;
 pub use find::{Found, Page};
 pub use subscribe::Admission;
+pub use transaction::{Done, Part};
 pub(crate) use update::Change;
 pub use update::Updated;
 pub use users::LoggedIn;
@@ -26,7 +29,7 @@ use crate::error::{Failure, Result};
 use crate::hooks::Hooks;
 use crate::permissions::Operation;
 use crate::schema::ClassSchema;
-use crate::storage::{Answer, Storage, Write, WriteError, Written};
+use crate::storage::{Answer, Refused, Storage, Write, Written};
 use rand::Rng;
 use regex::RegexSet;
 use std::future::Future;
@@ -130,8 +133,8 @@ impl Objects {
         self.0.storage.has_memory()
     }
 
-    /// Commits one write, after delivery has caught up where it lags too far.
-    async fn commit(&self, writes: Vec<Write>) -> Answer<Result<Vec<Written>, WriteError>> {
+    /// Commits all writes as one, after delivery has caught up where it lags too far.
+    async fn commit(&self, writes: Vec<Write>) -> Answer<Result<Vec<Written>, Refused>> {
         self.wait_for_delivery().await;
         self.0.storage.commit(writes)
     }

@@ -1,13 +1,14 @@
 //! Changing an object.
 
-use super::create::{carried_through, changed_fields, check_fields, is_pointer};
+use super::create::{changed_fields, check_fields, is_pointer};
+use super::prepared::{AfterCommit, EndedSessions, Prepared};
 use super::{Objects, Pending, now, relations, sessions, users};
 use crate::auth::Auth;
 use crate::error::{Failure, Result};
 use crate::hooks::{Edits, SaveRequest, Trigger};
 use crate::permissions::Operation;
 use crate::schema::{ClassSchema, FieldType, infer};
-use crate::storage::{Action, Guard, Write, WriteError};
+use crate::storage::{Action, Guard, Write, WriteError, Written};
 use compact_str::CompactString;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,15 +34,22 @@ pub(crate) struct Change {
     pub only_if: Option<Predicate>,
 }
 
-/// One run of the hook and what came of it.
-struct Attempt {
-    pending: Pending<Updated>,
+/// An update before its commit: one run of the hook and what came of it.
+pub(super) struct AfterUpdate {
+    auth: Auth,
+    class: ClassName,
+    id: ObjectId,
+    schema: Arc<ClassSchema>,
+    edits: Edits,
+    computed: Vec<CompactString>,
+    changes_password: bool,
+    session_token: Option<CompactString>,
     /// Whether the hook decided on a value that must still be there in the commit.
-    hook_expects: bool,
+    pub(super) hook_expects: bool,
 }
 
 /// How often a hook may decide anew because its object changed meanwhile.
-const MAX_HOOK_RUNS: u64 = 12;
+pub(super) const MAX_HOOK_RUNS: u64 = 12;
 /// The same where the caller has a condition of its own, which may be what does not hold.
 const MAX_CONDITIONAL_RUNS: u64 = 3;
 
@@ -64,10 +72,9 @@ impl Objects {
         auth: &Auth,
         class: &ClassName,
         id: &ObjectId,
-        mut body: Map,
+        body: Map,
     ) -> Result<Pending<Updated>> {
-        take_reserved(id, &mut body)?;
-        self.begin_update_of(auth, class, id, Change { sent: Update::from_map(body)?, only_if: None }).await
+        self.begin_update_of(auth, class, id, Change::from_body(id, body)?).await
     }
 
     /// The same for what is decoded already.
@@ -78,28 +85,38 @@ impl Objects {
         id: &ObjectId,
         change: Change,
     ) -> Result<Pending<Updated>> {
-        let attempt = self.attempt_update(auth, class, id, change.clone()).await?;
-        if !attempt.hook_expects {
-            return Ok(attempt.pending);
+        let prepared = self.prepare_update(auth, class, id, change.clone(), None).await?;
+        let hook_expects = prepared.after.hook_expects;
+        let first = self.begin(prepared).await;
+        if !hook_expects {
+            return Ok(first);
         }
         let (objects, auth, class, id) = (self.clone(), auth.clone(), class.clone(), id.clone());
         Ok(Box::pin(async move {
-            let mut outcome = attempt.pending.await;
-            // The hook decided on a value that changed before the commit: let it decide again, and not in step with those
-            // who changed it.
+            let mut outcome = first.await;
+            // The hook decided on a value that changed before the commit: let it decide again.
             let runs = if change.only_if.is_some() { MAX_CONDITIONAL_RUNS } else { MAX_HOOK_RUNS };
             for run in 1..runs {
                 if outcome != Err(WriteError::Unexpected.into()) {
                     break;
                 }
-                tokio::time::sleep(Duration::from_micros(rand::random_range(0..1_000 * run))).await;
-                outcome = objects.attempt_update(&auth, &class, &id, change.clone()).await?.pending.await;
+                rest_before(run).await;
+                let prepared = objects.prepare_update(&auth, &class, &id, change.clone(), None).await?;
+                outcome = objects.begin(prepared).await.await;
             }
             outcome
         }))
     }
 
-    async fn attempt_update(&self, auth: &Auth, class: &ClassName, id: &ObjectId, change: Change) -> Result<Attempt> {
+    /// Everything up to the commit. `known` is the object as that commit will find it, where this is not what can be read.
+    pub(super) async fn prepare_update(
+        &self,
+        auth: &Auth,
+        class: &ClassName,
+        id: &ObjectId,
+        change: Change,
+        known: Option<Arc<Object>>,
+    ) -> Result<Prepared<AfterUpdate>> {
         let schema = self.class_to_write(auth, class, Operation::Update)?;
         let Change { sent: mut update, only_if } = change;
         let changes = match class {
@@ -111,7 +128,7 @@ impl Objects {
         let computed = computed_paths(&update);
 
         // Checked here so that no hook runs for a write that cannot be, and again in the commit.
-        let original = self.original_to_write(auth, class, id).await?;
+        let original = self.original_to_write(auth, class, id, known).await?;
         let mut edits = Edits::default();
         if self.0.hooks.has(class, Trigger::BeforeSave) {
             // A hook may count what it lets through, so what cannot be stored does not get to it.
@@ -130,7 +147,7 @@ impl Objects {
 
         let mut guard = Guard { writer: Some(auth.principals.clone()), ..Guard::default() };
         let hook_expects = edits.only_if.is_some();
-        guard.expect = match (only_if, edits.only_if) {
+        guard.expect = match (only_if, edits.only_if.take()) {
             (Some(one), Some(other)) => Some(one.and(other)),
             (one, other) => one.or(other),
         };
@@ -148,50 +165,82 @@ impl Objects {
         beside.extend(relations::take(&schema, id, &mut update)?);
         let action = Action::Update { update, at: now() };
         let write = Write { class: class.clone(), id: id.clone(), action, guard, fields };
-        let committed = self.commit([vec![write], beside].concat()).await;
-        // Its place in the order is taken: whoever logged in before, by the old password, began before now.
-        let at = now();
-        let (objects, mut auth, written_class) = (self.clone(), auth.clone(), class.clone());
-        let pending = Box::pin(async move {
-            let class = written_class;
-            let written = committed.await.map_err(|error| users::named(&class, error))?;
-            let Some((before, after)) = written.into_iter().next().and_then(|first| first.before.zip(first.after))
-            else {
-                return Err(Failure::Internal("an update without its images".into()));
-            };
-            if changes_password {
-                objects.end_sessions_until(&after.id, at, session_token.as_deref()).await;
-            }
-            auth.context = edits.context.unwrap_or(auth.context);
-            objects.after_save(&auth, &class, &after, Some(&before)).await;
-            let mut changed = changed_fields(&edits.update, &after);
-            // What a hook did to a field that its reader may not see stays unseen.
-            let own = class == ClassName::USER && auth.user_id() == Some(&after.id);
-            if !own {
-                let hidden = schema.permissions.hidden_from(&auth.principals);
-                changed.retain(|name, _| !hidden.contains(&name));
-            }
-            // What the client's own operations made is told, as in Parse: without it an SDK would keep its own guess.
-            computed.iter().for_each(|path| echo(path, &after, &mut changed));
-            Ok(Updated { updated_at: after.updated_at, changed, session_token })
-        });
-        let has_more_to_do = changes_password || self.0.hooks.has(class, Trigger::AfterSave);
-        Ok(Attempt { pending: carried_through(has_more_to_do, pending), hook_expects })
+        let (auth, class, id) = (auth.clone(), class.clone(), id.clone());
+        let after =
+            AfterUpdate { auth, class, id, schema, edits, computed, changes_password, session_token, hook_expects };
+        Ok(Prepared::new(write, beside, after))
     }
 
-    /// The object as it is, if this caller may write it.
-    pub(super) async fn original_to_write(&self, auth: &Auth, class: &ClassName, id: &ObjectId) -> Result<Arc<Object>> {
+    /// The object as it is, or is known to be, if this caller may write it.
+    pub(super) async fn original_to_write(
+        &self,
+        auth: &Auth,
+        class: &ClassName,
+        id: &ObjectId,
+        known: Option<Arc<Object>>,
+    ) -> Result<Arc<Object>> {
         if *class == ClassName::USER {
             users::check_own(auth, id)?;
         }
-        let snapshot = self.0.storage.snapshot().await?;
-        let original = snapshot.get(class, id).await?.ok_or_else(Failure::object_not_found)?;
+        let original = match known {
+            Some(known) => known,
+            None => self.0.storage.snapshot().await?.get(class, id).await?.ok_or_else(Failure::object_not_found)?,
+        };
         let allowed = match *class == ClassName::SESSION {
             true => sessions::is_own(auth, &original),
             false => auth.principals.may(Access::Write, original.acl.as_ref()),
         };
         if allowed { Ok(original) } else { Err(Failure::object_not_found()) }
     }
+}
+
+impl Change {
+    /// # Errors
+    /// 105/107/111 for a bad body.
+    pub(super) fn from_body(id: &ObjectId, mut body: Map) -> Result<Self> {
+        take_reserved(id, &mut body)?;
+        Ok(Self { sent: Update::from_map(body)?, only_if: None })
+    }
+}
+
+impl AfterCommit for AfterUpdate {
+    type Done = Updated;
+
+    fn ended_sessions(&self) -> Option<EndedSessions> {
+        self.changes_password.then(|| EndedSessions { user: self.id.clone(), kept: self.session_token.clone() })
+    }
+
+    fn has_more_to_do(&self, objects: &Objects) -> bool {
+        self.changes_password || objects.0.hooks.has(&self.class, Trigger::AfterSave)
+    }
+
+    async fn finish(self, objects: &Objects, written: Vec<Written>) -> Result<Updated> {
+        let Self { mut auth, class, schema, edits, computed, session_token, .. } = self;
+        let Some((before, after)) = written.into_iter().next().and_then(|first| first.before.zip(first.after)) else {
+            return Err(Failure::Internal("an update without its images".into()));
+        };
+        auth.context = edits.context.unwrap_or(auth.context);
+        objects.after_save(&auth, &class, &after, Some(&before)).await;
+        let mut changed = changed_fields(&edits.update, &after);
+        // What a hook did to a field that its reader may not see stays unseen.
+        let own = class == ClassName::USER && auth.user_id() == Some(&after.id);
+        if !own {
+            let hidden = schema.permissions.hidden_from(&auth.principals);
+            changed.retain(|name, _| !hidden.contains(&name));
+        }
+        // What the client's own operations made is told, as in Parse: without it an SDK would keep its own guess.
+        computed.iter().for_each(|path| echo(path, &after, &mut changed));
+        Ok(Updated { updated_at: after.updated_at, changed, session_token })
+    }
+
+    fn refused(&self, error: WriteError) -> Failure {
+        users::named(&self.class, error)
+    }
+}
+
+/// Waits a moment before a hook decides again, so that it does not keep step with those who changed its object.
+pub(super) async fn rest_before(run: u64) {
+    tokio::time::sleep(Duration::from_micros(rand::random_range(0..1_000 * run))).await;
 }
 
 /// Takes out what clients send along and cannot change.

@@ -5,7 +5,7 @@ use super::{Objects, random_text};
 use crate::auth::Auth;
 use crate::error::{Failure, Result};
 use crate::permissions::Principals;
-use crate::storage::{Action, Guard, Selection, Unique, Write, WriteError};
+use crate::storage::{Action, Guard, Refused, Selection, Unique, Write, WriteError};
 use compact_str::CompactString;
 use std::sync::Arc;
 use tidings_protocol::names::{invalid_field_name, is_internal_field};
@@ -283,7 +283,7 @@ impl Objects {
         writes.push(session.write);
         match self.commit(writes).await.await {
             Ok(_) => {}
-            Err(WriteError::Unexpected | WriteError::NotFound) => return Err(wrong_password()),
+            Err(Refused { error: WriteError::Unexpected | WriteError::NotFound, .. }) => return Err(wrong_password()),
             Err(error) => return Err(error.into()),
         }
         Ok(LoggedIn { user, session_token: session.token })

@@ -3,7 +3,7 @@
 //! A store instantiates the suite with [`storage_contract!`], giving a function that makes [`Stores`]. The tests use
 //! classes that nobody else uses, so that they can share one database.
 
-use super::{Action, Answer, Guard, Membership, Selection, Storage, Unique, Write, WriteError, Written};
+use super::{Action, Answer, Guard, Membership, Refused, Selection, Storage, Unique, Write, WriteError, Written};
 use crate::changes::{Change, Committed, Cursor, ObjectChange, Position, Read};
 use crate::permissions::Principals;
 use crate::schema::{ClassSchema, FieldOptions, FieldType, Index, SchemaChanges, SchemaEdit, infer};
@@ -204,7 +204,7 @@ pub fn done(store: &dyn Storage, write: Write) -> impl Future<Output = Written> 
 
 /// Why one write fails.
 async fn failure(store: &dyn Storage, write: Write) -> WriteError {
-    store.commit(vec![write]).await.unwrap_err()
+    store.commit(vec![write]).await.unwrap_err().error
 }
 
 pub async fn get(store: &dyn Storage, class: &ClassName, id: &str) -> Option<Arc<Object>> {
@@ -284,7 +284,7 @@ pub async fn an_id_is_taken_once(stores: &dyn Stores) {
     assert_eq!(failure(&*store, create(&class, "a", r#"{"n":2}"#)).await, WriteError::Exists);
     assert_eq!(json(&*store, &class, "a").await, r#"{"n":1}"#);
     let both = store.commit(vec![create(&class, "b", "{}"), create(&class, "b", "{}")]).await;
-    assert_eq!(both.unwrap_err(), WriteError::Exists);
+    assert_eq!(both.unwrap_err(), Refused { at: 1, error: WriteError::Exists });
     done(&*store, delete(&class, "a")).await;
     done(&*store, create(&class, "a", r#"{"n":3}"#)).await;
     assert_eq!(json(&*store, &class, "a").await, r#"{"n":3}"#);
@@ -369,7 +369,7 @@ pub async fn an_expectation_must_hold(stores: &dyn Stores) {
     let expect = |state: &str| Write { action: Action::Expect, ..delete(&class, "account") }.expecting(state);
     let before = store.snapshot().await.unwrap().cursor();
     let both = vec![expect(r#"{"state":"closed"}"#), create(&class, "c", "{}")];
-    assert_eq!(store.commit(both).await.unwrap_err(), WriteError::Unexpected);
+    assert_eq!(store.commit(both).await.unwrap_err(), WriteError::Unexpected.into());
     assert_eq!(get(&*store, &class, "c").await, None);
     assert_eq!(store.snapshot().await.unwrap().cursor(), before);
     let both = vec![expect(r#"{"state":"open"}"#), create(&class, "c", "{}")];
@@ -421,7 +421,8 @@ pub async fn a_unique_value_is_free_again_after_change_and_delete(stores: &dyn S
     // Within one commit, a value passes from one to the other.
     let swap = vec![renamed("a", "Someone"), named("c", "Alice")];
     store.commit(swap).await.unwrap();
-    assert_eq!(store.commit(vec![renamed("c", "x"), named("d", "SOMEONE")]).await.unwrap_err(), duplicate("name"));
+    let taken = store.commit(vec![renamed("c", "x"), named("d", "SOMEONE")]).await;
+    assert_eq!(taken.unwrap_err(), Refused { at: 1, error: duplicate("name") });
     assert_eq!(json(&*store, &class, "c").await, r#"{"name":"Alice"}"#);
     assert_eq!(failure(&*store, named("d", "alice")).await, duplicate("name"));
 }
@@ -467,12 +468,12 @@ pub async fn members_join_and_leave(stores: &dyn Stores) {
     // Ids have bounds here, too: nothing is made that could not be found again.
     let long = "x".repeat(256);
     for action in [Action::Join as fn(Membership) -> Action, Action::Leave] {
-        let refused = store.commit(vec![write(action, "a", &long)]).await.unwrap_err();
+        let refused = store.commit(vec![write(action, "a", &long)]).await.unwrap_err().error;
         assert!(matches!(refused, WriteError::Rejected(error) if error.code == Code::MissingObjectId));
     }
     // A refused owner keeps its members.
     let refused = store.commit(vec![write(Action::Leave, "a", "y"), create(&class, "a", "{}")]).await;
-    assert_eq!(refused.unwrap_err(), WriteError::Exists);
+    assert_eq!(refused.unwrap_err(), Refused { at: 1, error: WriteError::Exists });
     assert_eq!(members("a").await, "y");
     // Members go with their column, and with their class.
     let field = [("members", FieldType::Relation(class.clone()))];
@@ -499,7 +500,7 @@ pub async fn a_commit_is_all_or_nothing(stores: &dyn Stores) {
         delete(&class, "a"),
         update(&class, "missing", "{}"),
     ];
-    assert_eq!(store.commit(writes).await.unwrap_err(), WriteError::NotFound);
+    assert_eq!(store.commit(writes).await.unwrap_err(), Refused { at: 3, error: WriteError::NotFound });
     assert_eq!(json(&*store, &class, "a").await, r#"{"n":1}"#);
     assert!(!store.schemas().contains_key(&other));
     assert!(!store.schemas()[&class].fields.contains_key("new"));
@@ -613,7 +614,7 @@ pub async fn a_column_keeps_its_type(stores: &dyn Stores) {
     let (number, text) = (create(&class, "c", r#"{"x":1}"#), create(&class, "d", r#"{"x":"1"}"#));
     let (first, second) = (store.commit(vec![number]), store.commit(vec![text]));
     assert!(first.await.is_ok());
-    assert!(matches!(second.await, Err(WriteError::Rejected(_))));
+    assert!(matches!(second.await, Err(Refused { error: WriteError::Rejected(_), .. })));
 }
 
 pub async fn a_failed_write_leaves_no_column(stores: &dyn Stores) {
@@ -645,9 +646,9 @@ pub fn edit_index(class: &ClassName, name: &str, json: &str) -> SchemaEdit {
 }
 
 #[track_caller]
-fn rejected<T: std::fmt::Debug>(outcome: Result<T, WriteError>) -> i32 {
-    match outcome {
-        Err(WriteError::Rejected(error)) => error.code.number(),
+fn rejected<T: std::fmt::Debug>(outcome: Result<T, impl Into<Refused>>) -> i32 {
+    match outcome.map_err(Into::into) {
+        Err(Refused { error: WriteError::Rejected(error), .. }) => error.code.number(),
         other => panic!("{other:?}"),
     }
 }
@@ -1686,7 +1687,7 @@ pub async fn everything_is_there_after_reopening(stores: &dyn Stores) {
     let (schemas, changes) = (store.schemas(), changes_of(&*store, &class, beginning).await);
     store.close().await;
     let refused = store.commit(vec![create(&class, "late", "{}")]).await;
-    assert!(matches!(refused, Err(WriteError::Unavailable(_))));
+    assert!(matches!(refused, Err(Refused { error: WriteError::Unavailable(_), .. })));
     drop(store);
 
     let store = stores.open().await;

@@ -57,7 +57,11 @@ pub trait Storage: Send + Sync + 'static {
     /// Commits all writes as one, or none; each sees the earlier ones. Commits that write one object, or bring columns
     /// to one class, take their place in the order of these *calls*, not of the awaits: the commit is under way when
     /// this returns, and dropping the answer does not stop it.
-    fn commit(&self, writes: Vec<Write>) -> Answer<Result<Vec<Written>, WriteError>>;
+    fn commit(&self, writes: Vec<Write>) -> Answer<Result<Vec<Written>, Refused>>;
+
+    /// Whether several writes really are one commit. Where the database cannot do that, each is made by itself: who needs
+    /// all or none must not begin.
+    fn commits_as_one(&self) -> bool;
 
     /// Creates, changes or deletes a class, in order with all commits that bring columns to it.
     fn edit_schema(&self, edit: SchemaEdit) -> Answer<Result<Option<Arc<ClassSchema>>, WriteError>>;
@@ -194,7 +198,15 @@ pub struct Written {
     pub after: Option<Arc<Object>>,
 }
 
-/// Why a commit left nothing.
+/// A commit that left nothing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Refused {
+    /// Which of its writes could not be made; the first one where it was none in particular.
+    pub at: usize,
+    pub error: WriteError,
+}
+
+/// Why a write was not made.
 #[derive(Clone, Debug, PartialEq)]
 pub enum WriteError {
     /// The object does not exist, or its ACL does not let this writer.
@@ -219,6 +231,12 @@ pub struct Unavailable(pub String);
 impl From<Unavailable> for WriteError {
     fn from(unavailable: Unavailable) -> Self {
         Self::Unavailable(unavailable)
+    }
+}
+
+impl<E: Into<WriteError>> From<E> for Refused {
+    fn from(error: E) -> Self {
+        Self { at: 0, error: error.into() }
     }
 }
 

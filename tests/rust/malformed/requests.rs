@@ -605,6 +605,9 @@ async fn batches() {
     let part = |method: &str, path: &str| json!({"method": method, "path": path, "body": {}});
     let batch =
         |requests: Value, code: i64| row("POST", "/batch", json!({"requests": requests}).to_string(), 400, code);
+    let whole = |transaction: Value, requests: Value| {
+        row("POST", "/batch", json!({"requests": requests, "transaction": transaction}).to_string(), 400, 107)
+    };
     let good = part("POST", "/parse/classes/Bad");
     let rows = vec![
         row("POST", "/batch", "{}", 400, 107),
@@ -633,13 +636,35 @@ async fn batches() {
         batch(json!(vec![good.clone(); 51]), 107),
         // One part that cannot be routed keeps all others from being done.
         batch(json!([good, part("POST", "/parse/nowhere")]), 107),
-        row("POST", "/batch", json!({"requests": [good], "transaction": true}).to_string(), 400, 108),
+        whole(json!(true), json!([good, part("GET", "/parse/classes/Bad")])),
+        whole(json!(true), json!([good, part("POST", "/parse/login")])),
+        whole(json!(true), json!([good, part("POST", "/parse/batch")])),
+        whole(json!(true), json!([good, part("POST", "/parse/nowhere")])),
+        whole(json!(true), json!([good, 5])),
+        whole(json!(true), json!([good, part("POST", "/parse/classes/1bad")])),
+        whole(json!(true), json!([good, {"method": "POST", "path": "/parse/classes/Bad", "body": [1]}])),
+        whole(
+            json!(true),
+            json!([good, {"method": "POST", "path": "/parse/classes/Bad", "body": {"a": {"__op": "?"}}}]),
+        ),
+        whole(json!(true), json!(vec![good.clone(); 51])),
+        whole(json!(true), json!({"0": good})),
+        whole(json!("true"), json!([good])),
+        whole(json!(1), json!([good])),
+        whole(json!({}), json!([good])),
+        whole(json!([]), json!([good])),
     ];
     check(&server.nobody(), rows).await;
     assert_eq!(server.nobody().find("Bad", json!({})).await.len(), 0, "nothing of it was done");
     // The master's batches are not bounded in number.
-    let done = server.master().post("/batch", json!({"requests": vec![good; 60]})).await.ok();
-    assert_eq!(done.as_array().unwrap().len(), 60);
+    for transaction in [json!(false), Value::Null, json!(true)] {
+        let batch = json!({"requests": vec![good.clone(); 60], "transaction": transaction});
+        assert_eq!(server.master().post("/batch", batch).await.ok().as_array().unwrap().len(), 60);
+    }
+    // But what one transaction may write is.
+    let whole = json!({"requests": vec![good; 4_001], "transaction": true});
+    server.master().post("/batch", whole).await.refused(400, 107);
+    assert_eq!(server.master().query("Bad", &[("limit", "0"), ("count", "1")]).await.ok()["count"], 180);
     server.assert_well().await;
 }
 

@@ -12,7 +12,7 @@ use super::view::{Row, View, unavailable};
 use crate::changes::{Change, Committed, Cursor, ObjectChange, Position};
 use crate::schema::{ClassSchema, SchemaEdit};
 use crate::storage::limits::{self, too_large};
-use crate::storage::{Action, Guard, Membership, Unavailable, Unique, Write, WriteError, Written};
+use crate::storage::{Action, Guard, Membership, Refused, Unavailable, Unique, Write, WriteError, Written};
 use compact_str::CompactString;
 use fjall::Readable;
 use rustc_hash::FxHashMap;
@@ -108,14 +108,15 @@ impl Group {
     }
 
     /// Stages all writes, or none.
-    pub(super) fn commit(&mut self, writes: Vec<Write>) -> Result<Vec<Written>, WriteError> {
+    pub(super) fn commit(&mut self, writes: Vec<Write>) -> Result<Vec<Written>, Refused> {
         let limit = self.row_bytes.saturating_add(self.limits.commit_bytes);
         self.atomically(|group| {
             let mut written = Vec::with_capacity(writes.len());
-            for write in writes {
-                written.push(group.write(write)?);
+            for (at, write) in writes.into_iter().enumerate() {
+                written.push(group.write(write).map_err(|error| Refused { at, error })?);
                 if group.row_bytes > limit {
-                    return Err(too_large("commit", group.limits.commit_bytes).into());
+                    let error = too_large("commit", group.limits.commit_bytes).into();
+                    return Err(Refused { at, error });
                 }
             }
             Ok(written)
@@ -126,7 +127,7 @@ impl Group {
         self.atomically(|group| group.edit(edit))
     }
 
-    fn atomically<T>(&mut self, stage: impl FnOnce(&mut Self) -> Result<T, WriteError>) -> Result<T, WriteError> {
+    fn atomically<T, E: From<Unavailable>>(&mut self, stage: impl FnOnce(&mut Self) -> Result<T, E>) -> Result<T, E> {
         self.undo.clear();
         let (records, position, log_bytes) = (self.records.len(), self.position, self.log_bytes);
         let (bytes, row_bytes) = (self.bytes, self.row_bytes);

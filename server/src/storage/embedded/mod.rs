@@ -36,7 +36,7 @@ mod yielding;
 
 pub use open::OpenError;
 
-use super::{Answer, Snapshot, Storage, Unavailable, Write, WriteError, Written};
+use super::{Answer, Refused, Snapshot, Storage, Unavailable, Write, WriteError, Written};
 use crate::changes::{ChangeSource, ChangeTail};
 use crate::schema::{ClassSchema, SchemaEdit, Schemas};
 use arc_swap::ArcSwap;
@@ -192,10 +192,10 @@ impl Embedded {
     }
 
     /// Puts a request into the queue, in the order of the calls.
-    fn request<T: Send + 'static>(
+    fn request<T: Send + 'static, E: From<Unavailable> + Send + 'static>(
         &self,
-        request: impl FnOnce(writer::Answer<T>) -> Request,
-    ) -> Answer<Result<T, WriteError>> {
+        request: impl FnOnce(writer::Answer<T, E>) -> Request,
+    ) -> Answer<Result<T, E>> {
         let waiting = self.shared.waiting.fetch_add(1, Ordering::Relaxed);
         if waiting >= self.shared.options.waiting_commits {
             self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -204,7 +204,7 @@ impl Embedded {
             return Box::pin(std::future::ready(Err(why.into())));
         }
         let (answer, answered) = oneshot::channel();
-        let closed = || WriteError::from(Unavailable("the store is closed".to_owned()));
+        let closed = || E::from(Unavailable("the store is closed".to_owned()));
         if self.requests.send(request(answer)).is_err() {
             return Box::pin(std::future::ready(Err(closed())));
         }
@@ -238,8 +238,12 @@ impl Storage for Embedded {
         Ok(Box::new(self.shared.view()))
     }
 
-    fn commit(&self, writes: Vec<Write>) -> Answer<Result<Vec<Written>, WriteError>> {
+    fn commit(&self, writes: Vec<Write>) -> Answer<Result<Vec<Written>, Refused>> {
         self.request(|answer| Request::Commit { writes, answer })
+    }
+
+    fn commits_as_one(&self) -> bool {
+        true
     }
 
     fn edit_schema(&self, edit: SchemaEdit) -> Answer<Result<Option<Arc<ClassSchema>>, WriteError>> {

@@ -5,7 +5,7 @@ use super::{Embedded, EmbeddedOptions, OpenError};
 use crate::changes::SourceError;
 use crate::schema::FieldType;
 use crate::storage::contract::*;
-use crate::storage::{Action, Answer, Explanation, Guard, Membership, Selection, Storage, WriteError};
+use crate::storage::{Action, Answer, Explanation, Guard, Membership, Refused, Selection, Storage, WriteError};
 use fjall::Readable;
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Write};
@@ -436,7 +436,7 @@ async fn after_a_failed_write_only_reads_go_on() {
     store.shared.stop(&fjall::Error::Poisoned);
     for _ in 0..2 {
         let refused = store.commit(vec![create(&class(), "b", "{}")]).await;
-        assert!(matches!(refused, Err(WriteError::Unavailable(_))), "{refused:?}");
+        assert!(matches!(refused, Err(Refused { error: WriteError::Unavailable(_), .. })), "{refused:?}");
         let refused = store.edit_schema(edit_fields(&class(), &[], &["n"])).await;
         assert!(matches!(refused, Err(WriteError::Unavailable(_))), "{refused:?}");
     }
@@ -487,13 +487,13 @@ async fn child_that_writes_until_the_disk_refuses() {
         let write = create(&class(), &format!("o{acknowledged}"), &large);
         match store.commit(vec![write]).await {
             Ok(_) => acknowledged += 1,
-            Err(refused) => break refused,
+            Err(refused) => break refused.error,
         }
         assert!(acknowledged < 1_000, "the limit on file sizes is not in force");
     };
     assert!(matches!(refused, WriteError::Unavailable(_)), "{refused:?}");
     let refused = store.commit(vec![create(&class(), "small", "{}")]).await;
-    assert!(matches!(refused, Err(WriteError::Unavailable(_))), "{refused:?}");
+    assert!(matches!(refused, Err(Refused { error: WriteError::Unavailable(_), .. })), "{refused:?}");
     for n in 0..acknowledged {
         assert!(get(&*store, &class(), &format!("o{n}")).await.is_some());
     }
@@ -536,7 +536,7 @@ async fn the_queue_of_commits_is_bounded() {
     for answer in answers {
         match answer.await {
             Ok(_) => made += 1,
-            Err(WriteError::Unavailable(_)) => refused += 1,
+            Err(Refused { error: WriteError::Unavailable(_), .. }) => refused += 1,
             Err(other) => panic!("{other:?}"),
         }
     }

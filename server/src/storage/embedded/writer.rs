@@ -11,7 +11,7 @@ use super::keys;
 use super::upkeep::Upkeep;
 use super::view::{Published, View};
 use crate::schema::{ClassSchema, SchemaEdit};
-use crate::storage::{Unavailable, Write, WriteError, Written};
+use crate::storage::{Refused, Unavailable, Write, WriteError, Written};
 use fjall::{OwnedWriteBatch, PersistMode};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -29,12 +29,12 @@ const LOOK_AT_MEMORY: usize = 512 << 10;
 const IDLE: Duration = Duration::from_secs(10);
 
 pub(super) enum Request {
-    Commit { writes: Vec<Write>, answer: Answer<Vec<Written>> },
-    Edit { edit: SchemaEdit, answer: Answer<Option<Arc<ClassSchema>>> },
+    Commit { writes: Vec<Write>, answer: Answer<Vec<Written>, Refused> },
+    Edit { edit: SchemaEdit, answer: Answer<Option<Arc<ClassSchema>>, WriteError> },
     Close,
 }
 
-pub(super) type Answer<T> = oneshot::Sender<Result<T, WriteError>>;
+pub(super) type Answer<T, E> = oneshot::Sender<Result<T, E>>;
 
 pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
@@ -49,8 +49,8 @@ pub(super) struct Writer {
 
 /// An answer that waits until its group is on disk.
 enum Waiting {
-    Commit(Answer<Vec<Written>>, Result<Vec<Written>, WriteError>),
-    Edit(Answer<Option<Arc<ClassSchema>>>, Result<Option<Arc<ClassSchema>>, WriteError>),
+    Commit(Answer<Vec<Written>, Refused>, Result<Vec<Written>, Refused>),
+    Edit(Answer<Option<Arc<ClassSchema>>, WriteError>, Result<Option<Arc<ClassSchema>>, WriteError>),
 }
 
 impl Waiting {

@@ -7,7 +7,7 @@ use super::{Shared, documents, feed, position, transactions};
 use crate::changes::{Change, Cursor};
 use crate::schema::ClassSchema;
 use crate::storage::limits::check_id;
-use crate::storage::{Action, Guard, Write, WriteError, Written};
+use crate::storage::{Action, Guard, Refused, Write, WriteError, Written};
 use mongodb::ClientSession;
 use mongodb::bson::raw::cstr;
 use mongodb::bson::{Document, RawDocumentBuf, doc};
@@ -22,20 +22,20 @@ pub(super) fn brings_columns(shared: &Shared, write: &Write) -> bool {
     write.fields.iter().any(|(name, field_type)| schema.field_type(name).as_ref() != Some(field_type))
 }
 
-pub(super) async fn commit(shared: Arc<Shared>, mut writes: Vec<Write>) -> Result<Vec<Written>, WriteError> {
+pub(super) async fn commit(shared: Arc<Shared>, mut writes: Vec<Write>) -> Result<Vec<Written>, Refused> {
     let outcome = make(&shared, &mut writes).await;
     writes.iter().for_each(|write| shared.recent.forget(&write.class, &write.id));
-    if let Err(WriteError::Unavailable(_)) = outcome {
+    if let Err(Refused { error: WriteError::Unavailable(_), .. }) = outcome {
         // Perhaps it was made; whoever follows has to look, if nobody else tells.
         shared.tell(writes.into_iter().map(|write| Change::Unseen { class: write.class, gone: None }));
     }
     outcome
 }
 
-async fn make(shared: &Shared, writes: &mut [Write]) -> Result<Vec<Written>, WriteError> {
-    for write in writes.iter_mut() {
+async fn make(shared: &Shared, writes: &mut [Write]) -> Result<Vec<Written>, Refused> {
+    for (at, write) in writes.iter_mut().enumerate() {
         if let Action::Create(object) = &mut write.action {
-            check_id(&write.id)?;
+            check_id(&write.id).map_err(|error| Refused { at, error: error.into() })?;
             object.id = write.id.clone();
             let files_url = shared.options.files_url.as_deref();
             object.fields.values_mut().for_each(|value| as_stored(value, files_url));

@@ -34,7 +34,7 @@ mod view;
 
 pub use open::OpenError;
 
-use super::{Answer, Snapshot, Storage, Unavailable, Write, WriteError, Written};
+use super::{Answer, Refused, Snapshot, Storage, Unavailable, Write, WriteError, Written};
 use crate::changes::{Change, ChangeSource, ChangeTail, Cursor, Position};
 use crate::schema::{ClassSchema, SchemaEdit, Schemas};
 use async_trait::async_trait;
@@ -144,12 +144,13 @@ fn timestamp(position: Position) -> Timestamp {
 
 impl Mongo {
     /// Runs a commit or an edit to its end, in its place, whatever becomes of the answer.
-    fn run<T, F>(&self, lanes: Vec<Lane>, work: impl FnOnce(Arc<Shared>) -> F) -> Answer<Result<T, WriteError>>
+    fn run<T, E, F>(&self, lanes: Vec<Lane>, work: impl FnOnce(Arc<Shared>) -> F) -> Answer<Result<T, E>>
     where
         T: Send + 'static,
-        F: Future<Output = Result<T, WriteError>> + Send + 'static,
+        E: From<Unavailable> + Send + 'static,
+        F: Future<Output = Result<T, E>> + Send + 'static,
     {
-        let refuse = |why: &str| -> Answer<Result<T, WriteError>> {
+        let refuse = |why: &str| -> Answer<Result<T, E>> {
             Box::pin(std::future::ready(Err(Unavailable(why.to_owned()).into())))
         };
         let permit = match self.shared.commits.clone().try_acquire_owned() {
@@ -193,7 +194,7 @@ impl Storage for Mongo {
         Ok(object)
     }
 
-    fn commit(&self, writes: Vec<Write>) -> Answer<Result<Vec<Written>, WriteError>> {
+    fn commit(&self, writes: Vec<Write>) -> Answer<Result<Vec<Written>, Refused>> {
         let mut lanes = Vec::with_capacity(writes.len());
         // Members wait where their owners do.
         for write in writes.iter().filter(|write| !write.class.is_relation()) {
@@ -205,6 +206,10 @@ impl Storage for Mongo {
             }
         }
         self.run(lanes, |shared| commit::commit(shared, writes))
+    }
+
+    fn commits_as_one(&self) -> bool {
+        self.shared.standalone.is_none()
     }
 
     fn edit_schema(&self, edit: SchemaEdit) -> Answer<Result<Option<Arc<ClassSchema>>, WriteError>> {

@@ -7,7 +7,7 @@ use crate::schema::FieldType;
 use crate::storage::contract::{
     Stores, create, delete, done, find, fresh_class, get, select, storage_contract, update, update_at,
 };
-use crate::storage::{Action, Answer, Selection, Storage, Write, WriteError};
+use crate::storage::{Action, Answer, Refused, Selection, Storage, Write, WriteError};
 use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc};
 use std::sync::Arc;
@@ -112,7 +112,7 @@ mod standalone {
         let written = done(&*store, create(&class, "a", "{}")).await.cursor;
         // The second of two writes is refused; the first one stays, and is told.
         let both = vec![create(&class, "b", r#"{"n":1}"#), create(&class, "a", "{}")];
-        assert_eq!(store.commit(both).await.unwrap_err(), WriteError::Exists);
+        assert_eq!(store.commit(both).await.unwrap_err(), Refused { at: 1, error: WriteError::Exists });
         let changes = heard(&store, &class, written.position, 2).await;
         assert_eq!(changes.iter().map(told).collect::<Vec<_>>(), ["class 1", r#"b - {"n":1}"#]);
         store.close().await;
@@ -245,7 +245,7 @@ async fn what_is_expected_holds_until_the_commit() {
         let closed = closed.unwrap()[0].cursor.position;
         match used {
             Ok(used) => assert!(used[0].cursor.position < closed, "it was used when it had been closed"),
-            Err(error) => assert_eq!(error, WriteError::Unexpected),
+            Err(refused) => assert_eq!(refused.error, WriteError::Unexpected),
         }
     }
 }

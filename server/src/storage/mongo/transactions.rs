@@ -11,7 +11,7 @@ use super::{Shared, collections, documents, feed, schemas, unique};
 use crate::changes::Change;
 use crate::schema::{ClassSchema, FieldType};
 use crate::storage::limits::{check_id, too_large};
-use crate::storage::{Action, Guard, Membership, Unavailable, Write, WriteError, Written};
+use crate::storage::{Action, Guard, Membership, Refused, Unavailable, Write, WriteError, Written};
 use compact_str::CompactString;
 use mongodb::ClientSession;
 use mongodb::bson::{Document, RawDocumentBuf, doc};
@@ -69,6 +69,8 @@ struct Attempt<'a> {
     /// Classes as this transaction leaves them, where it changed or read them.
     schemas: BTreeMap<ClassName, (Arc<ClassSchema>, bool)>,
     bytes: usize,
+    /// The write at hand.
+    at: usize,
 }
 
 /// What a class lacks for a write.
@@ -87,7 +89,7 @@ enum ClassRow {
     },
 }
 
-pub(super) async fn commit(shared: &Shared, writes: &[Write]) -> Result<Vec<Written>, WriteError> {
+pub(super) async fn commit(shared: &Shared, writes: &[Write]) -> Result<Vec<Written>, Refused> {
     for write in writes {
         for unique in write
             .guard
@@ -108,6 +110,7 @@ pub(super) async fn commit(shared: &Shared, writes: &[Write]) -> Result<Vec<Writ
         start(shared, &mut session).await.map_err(unavailable)?;
         let mut attempt = Attempt::new(shared, &mut session);
         let outcome = attempt.writes(writes).await;
+        let at = attempt.at;
         let changed = attempt.changed_classes();
         match finish(shared, &mut session, outcome).await {
             Ok(images) => {
@@ -119,19 +122,15 @@ pub(super) async fn commit(shared: &Shared, writes: &[Write]) -> Result<Vec<Writ
                 let written = images.into_iter();
                 return Ok(written.map(|(before, after)| Written { cursor: cursor.clone(), before, after }).collect());
             }
-            Err(failure) => tries.rest(failure).await?,
+            Err(failure) => tries.rest(failure).await.map_err(|error| Refused { at, error })?,
         }
     }
 }
 
 /// Makes each write by itself: if one is refused, those before it stay.
-async fn one_by_one(
-    shared: &Shared,
-    session: &mut ClientSession,
-    writes: &[Write],
-) -> Result<Vec<Written>, WriteError> {
+async fn one_by_one(shared: &Shared, session: &mut ClientSession, writes: &[Write]) -> Result<Vec<Written>, Refused> {
     let mut all = Vec::with_capacity(writes.len());
-    for write in writes {
+    for (at, write) in writes.iter().enumerate() {
         let mut tries = Tries::begin();
         let images = loop {
             let mut attempt = Attempt::new(shared, session);
@@ -144,7 +143,7 @@ async fn one_by_one(
             }
             match outcome {
                 Ok(images) => break images,
-                Err(failure) => tries.rest(failure).await?,
+                Err(failure) => tries.rest(failure).await.map_err(|error| Refused { at, error })?,
             }
         };
         all.push(written(shared, session, write, images));
@@ -243,7 +242,7 @@ impl Tries {
 
 impl<'a> Attempt<'a> {
     fn new(shared: &'a Shared, session: &'a mut ClientSession) -> Self {
-        Self { shared, session, schemas: BTreeMap::new(), bytes: 0 }
+        Self { shared, session, schemas: BTreeMap::new(), bytes: 0, at: 0 }
     }
 
     /// The classes that were made or given columns.
@@ -253,7 +252,8 @@ impl<'a> Attempt<'a> {
 
     async fn writes(&mut self, writes: &[Write]) -> Result<Vec<Images>, Failure> {
         let mut images = Vec::with_capacity(writes.len());
-        for write in writes {
+        for (at, write) in writes.iter().enumerate() {
+            self.at = at;
             images.push(self.write(write).await?);
         }
         Ok(images)

@@ -754,6 +754,7 @@ async fn a_field_may_be_required_and_have_a_default() {
         "state": {"type": "String", "required": true, "defaultValue": "new"},
         "n": {"type": "Number", "defaultValue": 0},
         "day": {"type": "Date", "defaultValue": day},
+        "to": {"type": "Pointer", "targetClass": "_User", "defaultValue": pointer("_User", "somebody")},
     });
     master.post(&place, json!({"fields": fields})).await.ok();
     let shown = master.get(&place).await.ok();
@@ -775,6 +776,10 @@ async fn a_field_may_be_required_and_have_a_default() {
     let id = id_of(&made);
     let object = nobody.fetch(&class, &id).await;
     assert_eq!((&object["state"], &object["n"], &object["day"]), (&json!("new"), &json!(5), &day));
+
+    assert_eq!(object["to"], pointer("_User", "somebody"));
+    let without = nobody.create(&class, json!({"title": "x", "to": null})).await;
+    assert_eq!(nobody.fetch(&class, &without).await.get("to"), None, "null is no missing value");
 
     let place_of = format!("{objects}/{id}");
     for body in [json!({"title": {"__op": "Delete"}}), json!({"state": ""}), json!({"title": null, "n": 1})] {
@@ -801,4 +806,18 @@ async fn a_field_may_be_required_and_have_a_default() {
         master.put(&place, json!({"fields": {"odd": field}})).await.refused(400, 111);
     }
     master.put(&place, json!({"fields": {"n": {"type": "String"}}})).await.refused(400, 255);
+}
+
+#[tokio::test]
+async fn a_default_is_checked_as_if_it_were_sent() {
+    let server = Launch::plain().start();
+    let (master, nobody) = (server.master(), server.nobody());
+    let email = json!({"fields": {"email": {"type": "String", "defaultValue": "all@example.org"}}});
+    master.put("/schemas/_User", email).await.ok();
+    nobody.post("/users", json!({"username": "alice", "password": "x"})).await.created();
+    nobody.post("/users", json!({"username": "bob", "password": "x"})).await.refused(400, 203);
+    nobody.post("/users", json!({"username": "bob", "password": "x", "email": "bob@example.org"})).await.created();
+    let required = json!({"fields": {"email": {"type": "String", "required": true}}});
+    master.put("/schemas/_User", required).await.ok();
+    nobody.post("/users", json!({"username": "carol", "password": "x"})).await.refused(400, 142);
 }

@@ -392,3 +392,16 @@ async fn batches_that_meet_in_opposite_orders_all_come_through() {
         }
     }
 }
+
+#[tokio::test]
+async fn the_first_part_that_cannot_be_done_is_the_one_that_is_told() {
+    let server = Server::shared();
+    let (nobody, class) = (server.nobody(), fresh("First"));
+    let id = nobody.create(&class, json!({"n": 1})).await;
+    let bad = update(&class, &id, json!({"1bad": 1}));
+    whole(&nobody, &[delete(&class, "absent"), bad.clone()]).await.refused(404, 101);
+    whole(&nobody, &[bad, delete(&class, "absent")]).await.refused(400, 105);
+    // What an earlier part deletes is gone for a later one.
+    whole(&nobody, &[delete(&class, &id), delete(&class, &id)]).await.refused(404, 101);
+    assert_eq!(nobody.fetch(&class, &id).await["n"], json!(1));
+}

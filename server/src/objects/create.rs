@@ -100,19 +100,18 @@ impl Objects {
             edits.update.apply(&mut object)?;
         }
 
+        let mut generated = schema.complete(&mut object.fields)?;
         drop_null_pointers(&schema, &mut object);
         let mut guard = Guard::default();
         let mut beside = Vec::new();
         let mut session_token = None;
-        let mut generated = Vec::new();
         if let Some(sign_up) = sign_up {
             let prepared = users::prepare_sign_up(self, auth, sign_up, &mut object).await?;
             guard.unique = prepared.unique;
             beside = prepared.session.into_iter().collect();
             session_token = prepared.session_token;
-            generated = prepared.generated;
+            generated.extend(prepared.generated);
         }
-        generated.extend(schema.complete(&mut object.fields)?);
         let fields = needed_fields(auth, &schema, &object)?;
         relations::drop_values(&schema, &mut object.fields);
         if relations::are_changed(&sent) {

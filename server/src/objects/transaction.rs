@@ -8,7 +8,7 @@ use super::{Created, Objects, Updated, now};
 use crate::auth::Auth;
 use crate::error::{Failure, Result};
 use crate::storage::{Action, Refused, Write, WriteError, Written};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use tidings_protocol::{ClassName, Code, Error, Map, Object, ObjectId};
 
@@ -75,22 +75,38 @@ impl Objects {
 
     async fn prepare_all(&self, auth: &Auth, parts: &[Part]) -> Result<Vec<Prepared<After>>> {
         let mut all: Vec<Prepared<After>> = Vec::with_capacity(parts.len());
-        let mut count = 0;
+        let (mut left, mut count) = (Left::default(), 0);
         for part in parts {
             let prepared = match part.clone() {
                 Part::Create { class, body } => self.prepare_create(auth, &class, body).await?.map(After::Create),
                 Part::Update { class, id, body } => {
                     let change = Change::from_body(&id, body)?;
-                    let known = self.as_left_by(&all, &class, &id).await?;
+                    let known = self.as_left(&mut left, &all, &class, &id).await?;
                     self.prepare_update(auth, &class, &id, change, known).await?.map(After::Update)
                 }
-                Part::Delete { class, id } => self.prepare_delete(auth, &class, &id).await?.map(After::Delete),
+                Part::Delete { class, id } => {
+                    let prepared = self.prepare_delete(auth, &class, &id).await?;
+                    // The commit would find it out, too, but then the hooks of the parts behind have run.
+                    let known = self.as_left(&mut left, &all, &class, &id).await;
+                    let original = match known {
+                        Ok(known) => self.original_to_write(auth, &class, &id, known).await,
+                        Err(failure) => Err(failure),
+                    };
+                    match original {
+                        Err(failure) if failure == Failure::object_not_found() => {
+                            return Err(prepared.after.refused(WriteError::NotFound));
+                        }
+                        original => drop(original?),
+                    }
+                    prepared.map(After::Delete)
+                }
             };
             count += prepared.writes.len();
             if count > MAX_WRITES {
                 let message = format!("A transactional batch makes at most {MAX_WRITES} writes.");
                 return Err(Error::invalid_json(message).into());
             }
+            left.note(all.len(), &prepared.writes);
             all.push(prepared);
         }
         Ok(all)
@@ -100,32 +116,22 @@ impl Objects {
     ///
     /// # Errors
     /// 101 where they delete it.
-    async fn as_left_by(
+    async fn as_left(
         &self,
+        left: &mut Left,
         parts: &[Prepared<After>],
         class: &ClassName,
         id: &ObjectId,
     ) -> Result<Option<Arc<Object>>> {
-        let writes = parts.iter().flat_map(|part| &part.writes);
-        let writes: Vec<&Write> = writes.filter(|write| write.id == *id && write.class == *class).collect();
-        if writes.is_empty() {
-            return Ok(None);
+        let Some(touched) = left.0.get_mut(&(class.clone(), id.clone())) else { return Ok(None) };
+        if !touched.is_read {
+            touched.object = self.0.storage.snapshot().await?.get(class, id).await?;
+            touched.is_read = true;
         }
-        let found = self.0.storage.snapshot().await?.get(class, id).await?;
-        let mut object = found.map(|found| Object::clone(&found));
-        for Write { action, .. } in writes {
-            object = match (action, object) {
-                (Action::Update { update, at }, Some(mut object)) => {
-                    update.apply(&mut object)?;
-                    object.updated_at = object.updated_at.max(*at);
-                    Some(object)
-                }
-                (Action::Create(created), _) => Some(created.clone()),
-                (Action::Delete | Action::DeleteIfPresent, _) => None,
-                (Action::Update { .. } | Action::Join(_) | Action::Leave(_) | Action::Expect, object) => object,
-            };
+        for (part, write) in touched.since.drain(..) {
+            touched.object = after(touched.object.take(), &parts[part].writes[write].action)?;
         }
-        object.map(Arc::new).map(Some).ok_or_else(Failure::object_not_found)
+        touched.object.clone().map(Some).ok_or_else(Failure::object_not_found)
     }
 
     async fn commit_all(&self, prepared: Vec<Prepared<After>>) -> Result<Vec<Done>> {
@@ -160,6 +166,42 @@ impl Objects {
         });
         carried_through(has_more_to_do, pending).await
     }
+}
+
+/// What the parts so far leave of the objects that they write.
+#[derive(Default)]
+struct Left(HashMap<(ClassName, ObjectId), Touched>);
+
+#[derive(Default)]
+struct Touched {
+    /// As of the writes that are no longer in `since`, once it is read.
+    object: Option<Arc<Object>>,
+    is_read: bool,
+    /// The number of a part, and of one of its writes.
+    since: Vec<(usize, usize)>,
+}
+
+impl Left {
+    fn note(&mut self, part: usize, writes: &[Write]) {
+        for (at, write) in writes.iter().enumerate() {
+            self.0.entry((write.class.clone(), write.id.clone())).or_default().since.push((part, at));
+        }
+    }
+}
+
+/// What an action leaves of an object.
+fn after(object: Option<Arc<Object>>, action: &Action) -> Result<Option<Arc<Object>>> {
+    Ok(match (action, object) {
+        (Action::Update { update, at }, Some(mut object)) => {
+            let changed = Arc::make_mut(&mut object);
+            update.apply(changed)?;
+            changed.updated_at = changed.updated_at.max(*at);
+            Some(object)
+        }
+        (Action::Create(created), _) => Some(Arc::new(created.clone())),
+        (Action::Delete | Action::DeleteIfPresent, _) => None,
+        (Action::Update { .. } | Action::Join(_) | Action::Leave(_) | Action::Expect, object) => object,
+    })
 }
 
 /// The failure of the part to which the refused write belongs. `parts` says how many are each part's.

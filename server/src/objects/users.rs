@@ -78,7 +78,9 @@ pub(super) async fn prepare_sign_up(
 ) -> Result<PreparedSignUp> {
     let mut generated = Vec::new();
     let mut unique = Vec::new();
-    if sign_up.username.is_none() {
+    // A guest's name may come from the class's default.
+    let is_named = user.fields.get("username").and_then(Value::as_str).is_some_and(|name| !name.is_empty());
+    if sign_up.username.is_none() && !is_named {
         user.fields.insert("username", Value::String(random_text(25)));
         generated.push("username".into());
     }

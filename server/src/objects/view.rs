@@ -23,7 +23,7 @@ pub struct View {
     projection: Projection,
     included: Included,
     /// The class's relations: objects do not hold them, and show them all the same.
-    relations: Vec<(CompactString, Value)>,
+    relations: Vec<(CompactString, ClassName)>,
     /// The readable objects behind included pointers.
     expanded: HashMap<Pointer, Arc<Object>>,
 }
@@ -66,7 +66,7 @@ impl View {
         projection: Projection,
         included: Included,
     ) -> Self {
-        let relations = relations(&schemas, &class).collect();
+        let relations = relations(&schemas, &class).map(|(name, target)| (name.clone(), target.clone())).collect();
         let reader = auth.principals.clone();
         Self { reader, schemas, class, projection, included, relations, expanded: HashMap::new() }
     }
@@ -146,9 +146,9 @@ impl View {
         } else {
             self.write_expanded(object, &hidden, &self.projection, &self.included, out);
         }
-        for (name, relation) in &self.relations {
+        for (name, target) in &self.relations {
             if self.projection.shows(name) && !hidden.contains(&name.as_str()) {
-                write_relation(name, relation, object, out);
+                write_relation(name, target, object, out);
             }
         }
         self.write_own(&self.class, object, out);
@@ -217,9 +217,9 @@ impl View {
                 out.push(b',');
                 let hidden = self.hidden(&pointer.class, object);
                 self.write_expanded(object, &hidden, projection, included, out);
-                for (name, relation) in relations(&self.schemas, &pointer.class) {
-                    if projection.shows(&name) && !hidden.contains(&name.as_str()) {
-                        write_relation(&name, &relation, object, out);
+                for (name, target) in relations(&self.schemas, &pointer.class) {
+                    if projection.shows(name) && !hidden.contains(&name.as_str()) {
+                        write_relation(name, target, object, out);
                     }
                 }
                 out.push(b'}');
@@ -274,22 +274,25 @@ impl View {
     }
 }
 
-/// The relations of a class.
-fn relations<'a>(schemas: &'a Schemas, class: &ClassName) -> impl Iterator<Item = (CompactString, Value)> + 'a {
+/// The relations of a class, each with the class of its members.
+fn relations<'a>(
+    schemas: &'a Schemas,
+    class: &ClassName,
+) -> impl Iterator<Item = (&'a CompactString, &'a ClassName)> + use<'a> {
     let fields = schemas.get(class).into_iter().flat_map(|schema| &schema.fields);
     fields.filter_map(|(name, field_type)| match field_type {
-        FieldType::Relation(target) => Some((name.clone(), Value::Relation(Box::new(target.clone())))),
+        FieldType::Relation(target) => Some((name, target)),
         _ => None,
     })
 }
 
 /// Objects do not hold their relations, unless the store says otherwise.
-fn write_relation(name: &str, relation: &Value, object: &Object, out: &mut Vec<u8>) {
+fn write_relation(name: &str, target: &ClassName, object: &Object, out: &mut Vec<u8>) {
     if !object.fields.contains(name) {
         out.push(b',');
         write_json_string(name, out);
         out.push(b':');
-        relation.write_json(out);
+        Value::Relation(Box::new(target.clone())).write_json(out);
     }
 }
 

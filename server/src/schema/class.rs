@@ -243,7 +243,7 @@ impl ClassSchema {
         let mut schema = Self::new(class);
         for (name, value) in part("fields") {
             let field = value.as_object().cloned().unwrap_or_default();
-            let options = FieldOptions::from_map(&field)?;
+            let options = FieldOptions::from_stored(&field);
             if !options.is_empty() {
                 schema.options.insert(name.clone(), options);
             }

@@ -26,13 +26,16 @@ impl FieldOptions {
     /// # Errors
     /// 111 for a `required` that is not true or false.
     pub fn from_map(field: &Map) -> Result<Self, Error> {
-        let required = match field.get("required") {
-            None | Some(Value::Null) => false,
-            Some(Value::Bool(required)) => *required,
-            Some(_) => return Err(Error::incorrect_type("required must be true or false")),
-        };
-        let default = field.get("defaultValue").filter(|value| !value.is_null()).cloned();
-        Ok(Self { required, default })
+        match field.get("required") {
+            None | Some(Value::Null | Value::Bool(_)) => Ok(Self::from_stored(field)),
+            Some(_) => Err(Error::incorrect_type("required must be true or false")),
+        }
+    }
+
+    /// The same for what others may have stored: as in Parse Server, nothing but true requires a value.
+    pub fn from_stored(field: &Map) -> Self {
+        let required = field.get("required") == Some(&Value::Bool(true));
+        Self { required, default: field.get("defaultValue").filter(|value| !value.is_null()).cloned() }
     }
 
     /// The members that say it.
@@ -49,19 +52,24 @@ impl FieldOptions {
     /// Checks that a field of this type can have the options.
     ///
     /// # Errors
-    /// 111 for options of a relation, and for a default of another type.
+    /// 111 for options of a relation, and for a default of another type; 121 for keys in it that no value may have.
     pub fn check(&self, class: &ClassName, name: &str, field_type: &FieldType) -> Result<(), Error> {
         let (expected, refuse) = (field_type.describe(), |message: String| Err(Error::incorrect_type(message)));
         if matches!(field_type, FieldType::Relation(_)) && !self.is_empty() {
             let option = if self.default.is_some() { "default value" } else { "required" };
             return refuse(format!("The '{option}' option is not applicable for {expected}"));
         }
-        match self.default.as_ref().and_then(FieldType::of) {
-            Some(given) if given != *field_type => {
-                let given = given.describe();
-                refuse(format!("schema mismatch for {class}.{name} default value; expected {expected} but got {given}"))
-            }
-            _ => Ok(()),
+        let Some(default) = &self.default else { return Ok(()) };
+        if let Some(given) = FieldType::of(default).filter(|given| given != field_type) {
+            let given = given.describe();
+            return refuse(format!(
+                "schema mismatch for {class}.{name} default value; expected {expected} but got {given}"
+            ));
+        }
+        // As what a client would send.
+        match Operation::from_value(default.clone())? {
+            Operation::Set(_) => Ok(()),
+            _ => refuse(format!("the default value of {class}.{name} is an operation")),
         }
     }
 }

@@ -206,9 +206,15 @@ pub(super) async fn create_indexes(db: &Database, class: &str, indexes: Vec<Docu
     if indexes.is_empty() {
         return Ok(());
     }
-    let command = doc! { "createIndexes": class, "indexes": indexes, "writeConcern": { "w": "majority" } };
+    let command = doc! { "createIndexes": class, "indexes": &indexes, "writeConcern": { "w": "majority" } };
     match db.run_command(command).await {
-        // The same key under another name, or with other options, will do.
+        // The same key under another name, or with other options, will do; but the command has made none of the others.
+        Err(error) if is_alike(&error) && indexes.len() > 1 => {
+            for index in indexes {
+                Box::pin(create_indexes(db, class, vec![index])).await?;
+            }
+            Ok(())
+        }
         Err(error) if is_alike(&error) => Ok(()),
         other => other.map(drop),
     }

@@ -107,7 +107,11 @@ fn change(row: &Document, before: &ClassSchema, after: &ClassSchema) -> Document
     if before.permissions != after.permissions {
         set.insert("_metadata.class_permissions", schemas::permissions(&after.permissions));
     }
-    for name in before.options.keys().filter(|name| !after.options.contains_key(*name)) {
+    // Those that say nothing go with their field, too.
+    let stored = row.get_document("_metadata").and_then(|metadata| metadata.get_document(schemas::OPTIONS));
+    let stored = stored.into_iter().flat_map(|options| options.keys().map(String::as_str));
+    let is_over = |name: &&str| before.options.contains_key(*name) || !after.fields.contains_key(*name);
+    for name in stored.filter(is_over).filter(|name| !after.options.contains_key(*name)) {
         unset.insert(format!("_metadata.{}.{name}", schemas::OPTIONS), "");
     }
     for (name, options) in after.options.iter().filter(|(name, known)| before.options.get(*name) != Some(known)) {

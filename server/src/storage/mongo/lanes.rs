@@ -3,7 +3,7 @@
 //! Other processes write to the same database, so this is no lock: what must hold is checked there. It keeps the promise
 //! about order, and this process from getting in its own way.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tidings_protocol::{ClassName, ObjectId};
 use tokio::sync::oneshot;
@@ -38,11 +38,9 @@ impl Lanes {
     /// Takes a place at the end of these lanes, in all of them at once: so nobody waits in a circle.
     pub(super) fn enter(self: &Arc<Self>, lanes: impl IntoIterator<Item = Lane>) -> Place {
         let mut place = Place { lanes: self.clone(), mine: Vec::new(), before: Vec::new() };
+        let lanes: HashSet<Lane> = lanes.into_iter().collect();
         let mut last = self.lock();
         for lane in lanes {
-            if place.mine.iter().any(|(mine, ..)| *mine == lane) {
-                continue;
-            }
             let (sender, done) = oneshot::channel();
             let previous = last.remove(&lane);
             let ticket = previous.as_ref().map_or(0, |previous| previous.ticket + 1);

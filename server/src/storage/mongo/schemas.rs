@@ -117,8 +117,7 @@ pub(super) fn decode(row: &Document) -> Option<ClassSchema> {
         schema.permissions = read_permissions(&schema.class, stored);
     }
     for (name, options) in metadata.get_document(OPTIONS).into_iter().flatten() {
-        // What nobody could have asked for asks for nothing.
-        let options = options.as_document().map(map).and_then(|options| FieldOptions::from_map(&options).ok());
+        let options = options.as_document().map(|options| FieldOptions::from_stored(&map(options)));
         if let Some(options) =
             options.filter(|options| !options.is_empty() && schema.fields.contains_key(name.as_str()))
         {

@@ -322,7 +322,8 @@ bothWays('a transactional batch of one is seen whole by the other, or not at all
   const numbers = async () => (await reader.find(className, {}, { order: 'n' })).map(({ n }) => n);
   const plus = { n: { __op: 'Increment', amount: 1 } };
   await assert.rejects(batch(['POST', '', { n: 5 }], ['PUT', `/${objectId}`, plus], ['PUT', '/nobody', { n: 3 }]));
-  const answers = await batch(['POST', '', { n: 6 }], ['PUT', `/${objectId}`, plus]);
+  // Parse Server may still be busy with undoing what it refused, and answers 500 then, as if it were to be sent again.
+  const answers = await eventually(() => batch(['POST', '', { n: 6 }], ['PUT', `/${objectId}`, plus]));
   assert.equal(answers[1].success.n, 2);
   await eventually(async () => assert.deepEqual(await numbers(), [2, 6]));
 });

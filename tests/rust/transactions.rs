@@ -365,17 +365,24 @@ async fn members_change_with_the_batch_or_not_at_all() {
 #[tokio::test]
 async fn batches_that_meet_in_opposite_orders_all_come_through() {
     let server = Server::shared();
-    let (nobody, class) = (server.nobody(), fresh("Counter"));
-    let (one, other) = (nobody.create(&class, json!({"n": 0})).await, nobody.create(&class, json!({"n": 0})).await);
-    let mut counters = nobody.subscribe(&class, json!({})).await;
+    let nobody = server.nobody();
+    meet_in_opposite_orders([&nobody, &nobody]).await;
+}
+
+/// Sends batches that change the same two objects, each client in its order and all at once.
+pub(crate) async fn meet_in_opposite_orders(clients: [&Client; 2]) {
+    let class = fresh("Counter");
+    let (one, other) =
+        (clients[0].create(&class, json!({"n": 0})).await, clients[0].create(&class, json!({"n": 0})).await);
+    let mut listeners = [clients[0].subscribe(&class, json!({})).await, clients[1].subscribe(&class, json!({})).await];
     let batches: Vec<_> = (0..32)
         .map(|n| {
             let mut parts = [update(&class, &one, plus_one()), update(&class, &other, plus_one())];
             if n % 2 == 1 {
                 parts.reverse();
             }
-            let nobody = nobody.clone();
-            tokio::spawn(async move { done(&nobody, &parts).await })
+            let client = clients[n % 2].clone();
+            tokio::spawn(async move { done(&client, &parts).await })
         })
         .collect();
     for batch in batches {
@@ -383,12 +390,14 @@ async fn batches_that_meet_in_opposite_orders_all_come_through() {
         assert_eq!(results[0]["n"], results[1]["n"], "nobody sees half of another");
     }
     for id in [&one, &other] {
-        assert_eq!(nobody.fetch(&class, id).await["n"], 32);
+        assert_eq!(clients[1].fetch(&class, id).await["n"], 32);
     }
     // Both events of each batch follow one another.
-    for n in 1..=32 {
-        for _ in 0..2 {
-            assert_eq!(counters.live.next().await["object"]["n"], n);
+    for counters in &mut listeners {
+        for n in 1..=32 {
+            for _ in 0..2 {
+                assert_eq!(counters.live.next().await["object"]["n"], n);
+            }
         }
     }
 }

@@ -250,6 +250,19 @@ async fn names_and_addresses_are_taken_whatever_their_case() {
     assert_eq!(got, 1);
 }
 
+/// The server looks for them twice a second, however many there are.
+#[tokio::test]
+async fn sessions_that_expire_are_found_without_looking_at_the_others() {
+    let server = plain_server();
+    for name in ["alice", "bob", "carol"] {
+        server.sign_up(name).await;
+    }
+    let filter = json!({"expiresAt": {"$lte": {"__type": "Date", "iso": "2020-01-01T00:00:00.000Z"}}}).to_string();
+    let parameters = [("where", filter.as_str()), ("order", "expiresAt"), ("limit", "500"), ("explain", "true")];
+    let plan = server.master().query("_Session", &parameters).await.ok()["results"].clone();
+    assert_eq!((&plan["index"], &plan["examined"]), (&json!(["expiresAt"]), &json!(0)), "{plan}");
+}
+
 #[tokio::test]
 async fn sessions_are_objects_of_their_user() {
     let server = plain_server();

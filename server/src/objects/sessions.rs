@@ -8,7 +8,7 @@ use crate::permissions::Principals;
 use crate::storage::{Action, Guard, Selection, Write};
 use compact_str::CompactString;
 use std::sync::Arc;
-use tidings_protocol::query::Constraint;
+use tidings_protocol::query::{Constraint, Order};
 use tidings_protocol::{ClassName, Date, Error, Object, ObjectId, Predicate, Update, Value};
 
 /// Expired sessions deleted in one commit.
@@ -89,8 +89,12 @@ impl Objects {
     /// Only if the store cannot answer.
     pub async fn end_expired_sessions(&self) -> Result<usize> {
         let predicate = Predicate::field("expiresAt", Constraint::Lte(Value::Date(now())));
-        let limit = MAX_EXPIRED_AT_ONCE;
-        let selection = Selection { predicate, limit, ..Selection::all(ClassName::SESSION, Principals::MASTER) };
+        let selection = Selection {
+            predicate,
+            order: vec![Order { path: "expiresAt".into(), descending: false }],
+            limit: MAX_EXPIRED_AT_ONCE,
+            ..Selection::all(ClassName::SESSION, Principals::MASTER)
+        };
         let expired = self.0.storage.snapshot().await?.find(&selection).await?;
         if !expired.is_empty() {
             self.commit(expired.iter().map(|session| deletion(&session.id)).collect()).await.await?;

@@ -88,7 +88,7 @@ impl Collections {
             indexes.extend(["_email_verify_token", "_perishable_token"].map(|field| sparse_index(field, field)));
         }
         if *class == ClassName::SESSION {
-            indexes.push(token_index());
+            indexes.extend(session_indexes());
         }
         create_indexes(db, class, indexes).await?;
         self.set_ready(class);
@@ -100,10 +100,10 @@ impl Collections {
         Ok(())
     }
 
-    /// The one index that sessions must have also where others have made their collection: without it each request with a
-    /// session of theirs would read all sessions.
-    pub(super) async fn make_token_index(db: &Database) -> Result<()> {
-        create_indexes(db, &ClassName::SESSION, vec![token_index()]).await
+    /// The indexes that sessions must have also where others have made their collection: without them each request with a
+    /// session of theirs would read all sessions, and so would each look for those that have expired.
+    pub(super) async fn make_session_indexes(db: &Database) -> Result<()> {
+        create_indexes(db, &ClassName::SESSION, session_indexes()).await
     }
 
     /// A collection whose changes carry both images. One that exists gets them, if that is allowed.
@@ -156,6 +156,8 @@ pub(super) fn has_images(collection: &CollectionSpecification) -> bool {
 
 /// The index of each class that gives its objects in the order of their creation.
 const BY_CREATION: &str = "_created_at_1";
+/// The index that gives sessions in the order of their end.
+const BY_EXPIRY: &str = "_Session_expiresAt_1";
 
 /// What makes the newest objects of a pointer quick to find.
 pub(super) fn pointer_index(name: &str, field_type: &FieldType) -> Option<Document> {
@@ -174,6 +176,7 @@ pub(super) fn is_automatic(name: &str, keys: &Document) -> bool {
     let fields: Vec<&str> = keys.keys().map(String::as_str).collect();
     match fields.as_slice() {
         ["_created_at"] => name == BY_CREATION,
+        ["expiresAt"] => name == BY_EXPIRY,
         [pointer, "_created_at"] => name == pointer_index_name(pointer),
         _ => false,
     }
@@ -193,9 +196,10 @@ fn unique_index(name: &str, field: &str) -> Document {
     index
 }
 
-/// What finds the session of a token that Parse Server, or another node, has given. Parse Server makes none.
-fn token_index() -> Document {
-    index("_session_token_1", doc! { "_session_token": 1 })
+/// What finds the session of a token that Parse Server, or another node, has given, and sessions that have expired. Parse
+/// Server makes neither.
+fn session_indexes() -> Vec<Document> {
+    vec![index("_session_token_1", doc! { "_session_token": 1 }), index(BY_EXPIRY, doc! { "expiresAt": 1 })]
 }
 
 pub(super) fn index(name: &str, key: Document) -> Document {

@@ -178,14 +178,14 @@ async fn prepare(
             true => collections.set_ready(name),
             false => collections.adopt(db, name).await,
         }
-        // The one index that is made unasked where others have made the collection. Nobody waits for it.
+        // The only indexes that are made unasked where others have made the collection. Nobody waits for them.
         if name == ClassName::SESSION.as_str() {
             let db = db.clone();
             tokio::spawn(async move {
-                if let Err(error) = Collections::make_token_index(&db).await {
+                if let Err(error) = Collections::make_session_indexes(&db).await {
                     tracing::warn!(
                         error = in_words(&error),
-                        "sessions of other servers are slow to find: their tokens have no index"
+                        "sessions of other servers, and those that have expired, are slow to find: they have no index"
                     );
                 }
             });

@@ -50,6 +50,7 @@ use recent::Recent;
 use standalone::Standalone;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tidings_protocol::{ClassName, Object, ObjectId};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -84,6 +85,10 @@ impl Default for MongoOptions {
 
 /// MongoDB takes documents of 16 MiB. A little room is left for what its commands and our edits put around an object.
 const LARGEST_DOCUMENT: usize = (16 << 20) - (64 << 10);
+
+/// How long the driver may take to say good-bye. Nothing is under way any more, but where it has its hosts from DNS, it sleeps
+/// up to a minute before it notices.
+const LEAVING: Duration = Duration::from_secs(1);
 
 /// A store in a MongoDB database. See [`Storage`] for what it promises.
 pub struct Mongo {
@@ -256,6 +261,6 @@ impl Storage for Mongo {
             drop(all);
         }
         following.abort();
-        self.shared.client.clone().shutdown().await;
+        let _ = tokio::time::timeout(LEAVING, self.shared.client.clone().shutdown()).await;
     }
 }

@@ -114,7 +114,7 @@ impl Mongo {
 }
 
 async fn connect(url: &str) -> Result<Client, OpenError> {
-    let mut settings = ClientOptions::parse(url).await.map_err(|error| OpenError::Url(error.to_string()))?;
+    let mut settings = ClientOptions::parse(url).await.map_err(|error| OpenError::Url(in_words(&error)))?;
     settings.app_name.get_or_insert_with(|| "tidings".to_owned());
     settings.max_pool_size.get_or_insert(POOL);
     settings.server_selection_timeout.get_or_insert(PATIENCE);

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 use futures_util::StreamExt;
 use mongodb::bson::{DateTime, Document, RawDocumentBuf, doc, rawdoc};
+use mongodb::error::ErrorKind;
 use mongodb::options::{Acknowledgment, ClientOptions, SessionOptions, WriteConcern};
 use mongodb::{Client, Collection, Database};
 use serde_json::{Value, json};
@@ -34,7 +35,7 @@ struct Options {
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum What {
-    /// Makes a started `mongod --replSet` a set of one, and waits until it takes writes
+    /// Makes a started `mongod --replSet` a set of one, unless it is one, and waits until it takes writes
     Initiate,
     Create,
     Get,
@@ -204,7 +205,11 @@ async fn initiate(mut settings: ClientOptions) -> Result<()> {
     let host = settings.hosts.first().context("the URL names no host")?.to_string();
     let admin = Client::with_options(settings)?.database("admin");
     let set = doc! { "_id": "bench", "members": [{ "_id": 0, "host": host }] };
-    admin.run_command(doc! { "replSetInitiate": set }).await?;
+    if let Err(error) = admin.run_command(doc! { "replSetInitiate": set }).await
+        && !matches!(&*error.kind, ErrorKind::Command(why) if why.code_name == "AlreadyInitialized")
+    {
+        return Err(error.into());
+    }
     for _ in 0..300 {
         if admin.run_command(doc! { "hello": 1 }).await?.get_bool("isWritablePrimary")? {
             return Ok(());

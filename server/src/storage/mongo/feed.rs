@@ -25,6 +25,8 @@ pub(super) const HELD: &str = "_tidings_held";
 const AWAIT: Duration = Duration::from_millis(150);
 /// How soon a stream that broke is opened again.
 const REST: Duration = Duration::from_millis(100);
+/// No bound: else the first answer ends after 101 events, in the middle of a transaction.
+const MOST_EVENTS: u32 = i32::MAX as u32;
 /// An answer that is larger may have been cut in the middle of a transaction; a smaller one ends where the news end.
 const WHOLE_BYTES: usize = 1 << 20;
 /// The stream's history has passed the point where it should begin.
@@ -151,7 +153,7 @@ async fn open(shared: &Shared, after: Position, wait: Duration, telling: Telling
             "updateDescription": small("$updateDescription"),
         } });
     }
-    shared.db.aggregate(stages).max_await_time(wait).batch().await
+    shared.db.aggregate(stages).max_await_time(wait).batch_size(MOST_EVENTS).batch().await
 }
 
 async fn newest(shared: &Shared) -> Result<Position, Error> {

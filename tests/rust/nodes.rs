@@ -88,33 +88,6 @@ async fn batches_of_two_nodes_that_meet_in_opposite_orders_all_come_through() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_is_not_read_again_and_ends_at_once_all_the_same() {
-    let Some((_mongod, url)) = database(&[]).await else { return };
-    let [one, other] = [0, 1].map(|_| Launch::plain().with(&["--database-url", &url]).start());
-    let alice = one.sign_up("alice").await;
-    let there = other.nobody().session(alice.id(), alice.token());
-    until("the session begins", async || status(&there, "GET", "/users/me", json!({})).await.0 == 200).await;
-    let app = mongodb::Client::with_uri_str(&url).await.unwrap().database("app");
-    app.run_command(doc! { "profile": 2 }).await.unwrap();
-    let profile = app.collection::<Document>("system.profile");
-    let reads = async || profile.count_documents(doc! { "command.filter._id": { "$exists": true } }).await.unwrap();
-    let (mut last, mut since) = (reads().await, Instant::now());
-    let is_kept = async || {
-        assert_eq!(status(&there, "GET", "/users/me", json!({})).await.0, 200);
-        let now = reads().await;
-        if now != last {
-            (last, since) = (now, Instant::now());
-        }
-        // Three times as long as it is kept where nothing tells of changes.
-        since.elapsed() > SOON * 3 / 2
-    };
-    until("nothing is read", is_kept).await;
-    alice.post("/logout", json!({})).await.ok();
-    let ended = async || status(&there, "GET", "/users/me", json!({})).await == (400, 209);
-    assert!(until("the session ends", ended).await < SOON);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_missed_more_than_the_database_remembers_begins_again() {
     // MongoDB forgets only what its last checkpoint holds.
     let Some((_mongod, url)) = database(&["--oplogSize", "1", "--syncdelay", "1"]).await else { return };

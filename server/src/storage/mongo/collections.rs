@@ -157,7 +157,7 @@ pub(super) fn has_images(collection: &CollectionSpecification) -> bool {
 /// The index of each class that gives its objects in the order of their creation.
 const BY_CREATION: &str = "_created_at_1";
 /// The index that gives sessions in the order of their end.
-const BY_EXPIRY: &str = "_Session_expiresAt_1";
+const BY_EXPIRY: &str = "_Session_expiresAt_1__id_1";
 
 /// What makes the newest objects of a pointer quick to find.
 pub(super) fn pointer_index(name: &str, field_type: &FieldType) -> Option<Document> {
@@ -176,7 +176,7 @@ pub(super) fn is_automatic(name: &str, keys: &Document) -> bool {
     let fields: Vec<&str> = keys.keys().map(String::as_str).collect();
     match fields.as_slice() {
         ["_created_at"] => name == BY_CREATION,
-        ["expiresAt"] => name == BY_EXPIRY,
+        ["expiresAt", "_id"] => name == BY_EXPIRY,
         [pointer, "_created_at"] => name == pointer_index_name(pointer),
         _ => false,
     }
@@ -199,7 +199,7 @@ fn unique_index(name: &str, field: &str) -> Document {
 /// What finds the session of a token that Parse Server, or another node, has given, and sessions that have expired. Parse
 /// Server makes neither.
 fn session_indexes() -> Vec<Document> {
-    vec![index("_session_token_1", doc! { "_session_token": 1 }), index(BY_EXPIRY, doc! { "expiresAt": 1 })]
+    vec![index("_session_token_1", doc! { "_session_token": 1 }), index(BY_EXPIRY, doc! { "expiresAt": 1, "_id": 1 })]
 }
 
 pub(super) fn index(name: &str, key: Document) -> Document {

@@ -15,14 +15,13 @@ use mongodb::error::Error;
 use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tidings_protocol::{ClassName, Object, ObjectId};
 
 /// A field that is set and taken away again in one transaction, by who holds a row: nothing happened to it.
 pub(super) const HELD: &str = "_tidings_held";
-/// How long the server waits for news before it says that there are none. What is kept of `recent` objects is known to be
-/// current when this has passed twice, and not much more.
-const AWAIT: Duration = Duration::from_millis(150);
+/// How long the server waits for news before it says that there are none.
+const AWAIT: Duration = Duration::from_millis(500);
 /// How soon a stream that broke is opened again.
 const REST: Duration = Duration::from_millis(100);
 /// No bound: else the first answer ends after 101 events, in the middle of a transaction.
@@ -93,7 +92,7 @@ async fn begin_again(shared: &Arc<Shared>) -> Result<Position, Error> {
         changes.push(Change::Unseen { class: class.clone(), gone: None });
         adopt(shared, class.clone());
     }
-    shared.recent.hear(&changes, now);
+    changes.iter().for_each(|change| shared.recent.hear(change));
     let committed = (0..).zip(changes).map(|(ordinal, change)| Arc::new(Committed { position: now, ordinal, change }));
     shared.tail.push(committed);
     Ok(now)
@@ -101,18 +100,13 @@ async fn begin_again(shared: &Arc<Shared>) -> Result<Position, Error> {
 
 /// Follows the stream to its end; one that leaves something out, to the end of its first news.
 async fn follow_once(shared: &Arc<Shared>, after: &mut Position, telling: Telling) -> Result<(), Error> {
-    let mut asked = Instant::now();
     let mut stream = open(shared, *after, AWAIT, telling).await?;
     let mut reader = Reader::new(shared);
     while let Some(batch) = stream.next().await {
-        let Told { changes, until, is_all } = reader.read(&batch?)?;
+        let Told { changes, until } = reader.read(&batch?)?;
         reader.dropped.drain(..).for_each(|class| shared.collections.forget(&class));
-        shared.recent.hear(changes.iter().map(|committed| &committed.change), until);
-        if is_all {
-            shared.recent.is_told(asked);
-        }
-        asked = Instant::now();
         for committed in &changes {
+            shared.recent.hear(&committed.change);
             if let Change::Schema { class, schema, .. } = &committed.change {
                 shared.catalog.put(class, schema.clone(), committed.position);
                 if schema.is_some() {
@@ -193,7 +187,7 @@ impl Log {
             let mut stream = open(&self.0, at, Duration::from_millis(10), telling).await?;
             while let Some(batch) = stream.next().await {
                 let batch = batch?;
-                let Told { changes, until, .. } = reader.read(&batch)?;
+                let Told { changes, until } = reader.read(&batch)?;
                 for committed in changes {
                     let begins = found.last().is_some_and(|last| last.position < committed.position);
                     if begins && bytes >= max_bytes {
@@ -224,8 +218,6 @@ struct Told {
     changes: Vec<Arc<Committed>>,
     /// Everything up to here is told.
     until: Position,
-    /// Nothing else had happened when the database was asked.
-    is_all: bool,
 }
 
 /// Turns batches of events into changes, whole positions at a time.
@@ -266,14 +258,15 @@ impl Reader {
             let committed = |change| Arc::new(Committed { position: time, ordinal, change });
             changes.extend(self.changes(event).into_iter().map(committed));
         }
-        let is_all = batch.as_raw_document().as_bytes().len() <= WHOLE_BYTES;
-        if is_open && !is_all {
+        // What was held is told with an answer that may have nothing else.
+        until = until.max(changes.last().map_or(0, |last| last.position));
+        if is_open && batch.as_raw_document().as_bytes().len() > WHOLE_BYTES {
             let last = changes.last().map_or(0, |last| last.position);
             let whole = changes.partition_point(|change| change.position < last);
             self.held = changes.split_off(whole);
             until = until.min(last.saturating_sub(1));
         }
-        Ok(Told { changes, until, is_all })
+        Ok(Told { changes, until })
     }
 
     /// Counts every event, also those that are not handed on, which may be others elsewhere.

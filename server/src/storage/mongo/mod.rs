@@ -192,10 +192,9 @@ impl Storage for Mongo {
             return Ok(kept);
         }
         let begun = self.shared.recent.begin();
-        let snapshot = self.snapshot().await?;
-        let object = snapshot.get(class, id).await?;
+        let object = self.snapshot().await?.get(class, id).await?;
         if Recent::keeps(class) {
-            self.shared.recent.keep(&begun, key, object.clone(), snapshot.cursor().position);
+            self.shared.recent.keep(&begun, key, object.clone());
         }
         Ok(object)
     }

@@ -258,10 +258,10 @@ impl Reader {
             let committed = |change| Arc::new(Committed { position: time, ordinal, change });
             changes.extend(self.changes(event).into_iter().map(committed));
         }
+        let last = changes.last().map_or(0, |last| last.position);
         // What was held is told with an answer that may have nothing else.
-        until = until.max(changes.last().map_or(0, |last| last.position));
+        until = until.max(last);
         if is_open && batch.as_raw_document().as_bytes().len() > WHOLE_BYTES {
-            let last = changes.last().map_or(0, |last| last.position);
             let whole = changes.partition_point(|change| change.position < last);
             self.held = changes.split_off(whole);
             until = until.min(last.saturating_sub(1));

@@ -372,9 +372,14 @@ async fn batches_that_meet_in_opposite_orders_all_come_through() {
 /// Sends batches that change the same two objects, each client in its order and all at once.
 pub(crate) async fn meet_in_opposite_orders(clients: [&Client; 2]) {
     let class = fresh("Counter");
+    let mut listeners = [clients[0].subscribe(&class, json!({})).await, clients[1].subscribe(&class, json!({})).await];
     let (one, other) =
         (clients[0].create(&class, json!({"n": 0})).await, clients[0].create(&class, json!({"n": 0})).await);
-    let mut listeners = [clients[0].subscribe(&class, json!({})).await, clients[1].subscribe(&class, json!({})).await];
+    for counters in &mut listeners {
+        for id in [&one, &other] {
+            counters.expect("create", id).await;
+        }
+    }
     let batches: Vec<_> = (0..32)
         .map(|n| {
             let mut parts = [update(&class, &one, plus_one()), update(&class, &other, plus_one())];

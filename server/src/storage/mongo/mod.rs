@@ -1,12 +1,13 @@
 //! The store in a MongoDB database, in Parse Server's own format: an existing Parse database is served as it is.
 //!
-//! **Writing.** A commit waits in its `lanes`, then `commit` makes it: one command where MongoDB's operators do what ours
-//! do (`updates`), else a transaction in which our own code decides. **Reading.** A `view` is one cluster time; `reads` asks for
-//! as much as MongoDB can say (`filters`) and looks at the rest itself; single objects are read together (`gathering`). **Hearing.** `feed` follows the database's
-//! change stream, so that the writes of other processes are heard like our own; a database without a replica set has
-//! none, nor transactions, and `standalone` is what is left of the contract there. **In the database.** `documents` knows
-//! the form of objects, `schemas` that of classes, `collections` prepares their collections and indexes; `catalog` holds
-//! the classes as this process knows them, and `errors` what the driver's failures mean.
+//! **Writing.** A commit waits in its `lanes`, then `commit` makes it: one command where MongoDB's operators do what
+//! ours do (`updates`), else a transaction in which our own code decides. **Reading.** A `view` is one cluster time; a
+//! `plan` asks for as much as MongoDB can say (`filters`), and `reads` looks at the rest itself. Under load single objects
+//! are read together (`gathering`). **Hearing.** `feed` follows the database's change stream, so that the writes of other
+//! processes are heard like our own; a database without a replica set has none, nor transactions, and `standalone` is
+//! what is left of the contract there. **In the database.** `documents` knows the form of objects, `schemas` that of
+//! classes, `collections` prepares their collections and indexes; `catalog` holds the classes as this process knows
+//! them, and `errors` what the driver's failures mean.
 
 mod catalog;
 mod collections;
@@ -19,6 +20,8 @@ mod filters;
 mod gathering;
 mod lanes;
 mod open;
+mod pages;
+mod plan;
 mod reads;
 mod recent;
 mod schemas;

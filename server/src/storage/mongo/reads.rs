@@ -1,62 +1,23 @@
-//! How a selection is read: what the database is asked for, and what is done with its answer.
+//! Asks the database as a plan says, as of one moment, and makes objects of its answers.
 
-use super::documents::pointer_name;
 use super::errors::is_too_large;
-use super::filters::{self, Filter, Sort, permitted};
+use super::filters::Sort;
+use super::pages::{cut, settled, sorted};
+use super::plan::{Plan, Question};
 use super::schemas::column_name;
 use super::{Shared, documents, position, timestamp};
 use crate::changes::Position;
 use crate::schema::{ClassSchema, FieldType};
 use crate::storage::distinct::{Distinct, MOST_VALUES};
-use crate::storage::{Selection, Unavailable};
-use compact_str::CompactString;
 use futures_util::TryStreamExt;
 use mongodb::bson::raw::cstr;
-use mongodb::bson::{Bson, Document, RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
+use mongodb::bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
 use mongodb::error::Error;
-use std::borrow::Cow;
 use std::sync::Arc;
-use tidings_protocol::matches::Matcher;
-use tidings_protocol::names::is_internal_field;
-use tidings_protocol::order::{write_sort_key, write_text};
-use tidings_protocol::query::Order;
-use tidings_protocol::update::top_level;
 use tidings_protocol::{ClassName, Object, ObjectId, Value};
 
-/// Pages up to here are read in the order of an index, and equal objects put right afterwards.
-const SETTLED_PAGE: u64 = 1_000;
-
-/// What makes an object of a document, whatever is looked at.
-const ALWAYS_READ: [&str; 6] = ["_id", "_created_at", "_updated_at", "_rperm", "_wperm", "_acl"];
-
-/// How many documents an answer may hold.
-const LARGEST_BATCH: i64 = 10_000;
-
-/// How many objects are gathered, beyond the page, before the worst are thrown away.
+/// How many objects are sorted, beyond the page, before the worst are thrown away.
 const SORTED_AT_ONCE: usize = 10_000;
-
-/// A selection as it is asked of the database.
-pub(super) struct Plan<'a> {
-    selection: &'a Selection,
-    schema: Arc<ClassSchema>,
-    pub(super) filter: Filter,
-    order: Vec<Order>,
-    pub(super) sort: Sort,
-    /// Decides about what the filter lets through, where that may be too much.
-    matcher: Option<Matcher>,
-    /// What is read of each document; `None` is all of it.
-    projection: Option<RawDocumentBuf>,
-}
-
-/// One question to the database.
-struct Question<'a> {
-    filter: &'a RawDocument,
-    projection: Option<&'a RawDocument>,
-    sort: Option<Cow<'a, RawDocument>>,
-    skip: u64,
-    /// 0 is no limit.
-    limit: u64,
-}
 
 /// Asks questions about one moment. Commands are sent as they are written here, and answers read where they were received:
 /// the driver's own `find` copies filters, options and documents several times each.
@@ -64,127 +25,6 @@ pub(super) struct Reader<'a> {
     shared: &'a Shared,
     /// Which moment that is; the first answer says it, unless it was chosen.
     pub(super) at: Option<Position>,
-}
-
-impl<'a> Plan<'a> {
-    /// # Errors
-    /// For an expression that does not compile: whoever asks has compiled it before.
-    pub(super) fn new(shared: &Shared, selection: &'a Selection) -> Result<Self, Unavailable> {
-        Self::of(selection, shared.catalog.get_or_empty(&selection.class))
-    }
-
-    fn of(selection: &'a Selection, schema: Arc<ClassSchema>) -> Result<Self, Unavailable> {
-        let order = if selection.order.is_empty() { filters::natural() } else { selection.order.clone() };
-        let filter = Filter::of(&selection.predicate, &schema).and(permitted(cstr!("_rperm"), &selection.reader));
-        let matcher = match filter.exact {
-            true => None,
-            false => Some(Matcher::new(&selection.predicate).map_err(|error| Unavailable(error.message.into_owned()))?),
-        };
-        let sort = filters::sort(&order, &schema);
-        let mut plan = Self { filter, sort, matcher, projection: None, order, schema, selection };
-        plan.projection = selection.columns.as_ref().and_then(|columns| plan.projection(columns));
-        Ok(plan)
-    }
-
-    /// What must be read of documents for a caller who looks at these columns: also what our own code sifts and sorts by.
-    /// Whole fields only, as MongoDB refuses a field beside its own inside.
-    fn projection(&self, columns: &[CompactString]) -> Option<RawDocumentBuf> {
-        // Their objects show what no column says.
-        if [ClassName::USER, ClassName::SESSION].contains(&self.selection.class) {
-            return None;
-        }
-        let mut names: Vec<CompactString> = columns.iter().map(|path| top_level(path).into()).collect();
-        if self.matcher.is_some() {
-            self.selection.predicate.paths(&mut |path| names.push(top_level(path).into()));
-        }
-        if self.sort == Sort::Client || self.settles().is_some() {
-            names.extend(self.order.iter().map(|order| CompactString::from(top_level(&order.path))));
-        }
-        // A projection cannot say such names: then all is read.
-        if names.iter().any(|name| name.is_empty() || name.starts_with('$') || name.contains('\0')) {
-            return None;
-        }
-        let mut projection = ALWAYS_READ.iter().map(|name| ((*name).to_owned(), Bson::Int32(1))).collect::<Document>();
-        for name in names.iter().filter(|name| !matches!(name.as_str(), "objectId" | "createdAt" | "updatedAt")) {
-            // A document may hold both, whatever the column is.
-            projection.insert(name.as_str(), 1);
-            if !is_internal_field(name) {
-                projection.insert(pointer_name(name), 1);
-            }
-        }
-        RawDocumentBuf::try_from(projection).ok()
-    }
-
-    /// How many objects the end of the page needs, if it is worth while to read them without the tie-break: an index has
-    /// the order, but hardly ever the id behind it.
-    fn settles(&self) -> Option<u64> {
-        let need = self.selection.skip.checked_add(self.selection.limit).filter(|need| *need <= SETTLED_PAGE)?;
-        let is_dated = |order: &Order| matches!(order.path.as_str(), "createdAt" | "updatedAt");
-        (self.filter.exact && self.order.iter().any(is_dated)).then_some(need)
-    }
-
-    fn matches(&self, object: &Object) -> bool {
-        self.matcher.as_ref().is_none_or(|matcher| matcher.matches(object))
-    }
-
-    /// What a page asks first.
-    fn first(&self) -> Question<'_> {
-        match (&self.sort, self.settles()) {
-            (Sort::Client, _) => self.everything(),
-            (Sort::Server(keys), Some(need)) => {
-                Question { sort: Some(Cow::Borrowed(keys)), limit: need + 1, ..self.everything() }
-            }
-            (Sort::Server(keys), None) => self.in_order(keys),
-        }
-    }
-
-    /// In the order with its tie-break; cut to the page where the filter lets nothing else through.
-    fn in_order(&self, keys: &RawDocument) -> Question<'_> {
-        let (skip, limit) = match self.filter.exact {
-            // Beyond what MongoDB can count, there is no limit.
-            true => (self.selection.skip, i64::try_from(self.selection.limit).map_or(0, i64::unsigned_abs)),
-            false => (0, 0),
-        };
-        Question { sort: Some(Cow::Owned(total(keys))), skip, limit, ..self.everything() }
-    }
-
-    fn everything(&self) -> Question<'_> {
-        Question { projection: self.projection.as_deref(), ..Question::whole(&self.filter.document) }
-    }
-
-    /// The command of the first question, to be explained.
-    pub(super) fn command(&self) -> RawDocumentBuf {
-        self.first().command(&self.selection.class)
-    }
-}
-
-impl<'a> Question<'a> {
-    /// For all that a filter finds, and the whole of it.
-    fn whole(filter: &'a RawDocument) -> Self {
-        Self { filter, projection: None, sort: None, skip: 0, limit: 0 }
-    }
-
-    fn command(&self, class: &ClassName) -> RawDocumentBuf {
-        let mut find = RawDocumentBuf::new();
-        find.append(cstr!("find"), class.as_str());
-        find.append(cstr!("filter"), self.filter);
-        if let Some(projection) = self.projection {
-            find.append(cstr!("projection"), projection);
-        }
-        if let Some(sort) = &self.sort {
-            find.append(cstr!("sort"), sort.as_ref());
-        }
-        if self.skip > 0 {
-            find.append(cstr!("skip"), i64::try_from(self.skip).unwrap_or(i64::MAX));
-        }
-        if self.limit > 0 {
-            let limit = i64::try_from(self.limit).unwrap_or(i64::MAX);
-            find.append(cstr!("limit"), limit);
-            // All of a page in one answer; a batch that it does not fill says that there is no more.
-            find.append(cstr!("batchSize"), limit.saturating_add(1).min(LARGEST_BATCH));
-        }
-        find
-    }
 }
 
 impl<'a> Reader<'a> {
@@ -422,119 +262,5 @@ fn are_values_stored(column: &FieldType) -> bool {
         | FieldType::Object
         | FieldType::Array => true,
         FieldType::GeoPoint | FieldType::Polygon | FieldType::Acl | FieldType::Relation(_) => false,
-    }
-}
-
-/// The page out of the first objects of an order, one more than it needs; `None` if those that are equal to the last one
-/// may not all be among them.
-fn settled(found: Vec<Arc<Object>>, order: &[Order], skip: u64, limit: u64) -> Option<Vec<Arc<Object>>> {
-    let need = usize::try_from(skip + limit).ok()?;
-    let is_whole = match (need.checked_sub(1).and_then(|last| found.get(last)), found.get(need)) {
-        (Some(last), Some(next)) => rank(last, order) != rank(next, order),
-        _ => true,
-    };
-    is_whole.then(|| cut(settle(found, order), skip, limit))
-}
-
-/// Brings equal objects into their order; hardly ever there are any.
-fn settle(found: Vec<Arc<Object>>, order: &[Order]) -> Vec<Arc<Object>> {
-    let (mut last, mut key) = (Vec::new(), Vec::new());
-    let is_sorted = found.iter().all(|object| {
-        key.clear();
-        write_sort_key(object, order, &mut key);
-        std::mem::swap(&mut last, &mut key);
-        key <= last
-    });
-    if is_sorted { found } else { sorted(found, order) }
-}
-
-/// Where an object stands, without the tie-break.
-fn rank(object: &Object, order: &[Order]) -> Vec<u8> {
-    let (mut key, mut id) = (Vec::new(), Vec::new());
-    write_sort_key(object, order, &mut key);
-    write_text(&object.id, &mut id);
-    key.truncate(key.len() - id.len());
-    key
-}
-
-fn sorted(mut objects: Vec<Arc<Object>>, order: &[Order]) -> Vec<Arc<Object>> {
-    objects.sort_by_cached_key(|object| {
-        let mut key = Vec::new();
-        write_sort_key(object, order, &mut key);
-        key
-    });
-    objects
-}
-
-fn cut(objects: Vec<Arc<Object>>, skip: u64, limit: u64) -> Vec<Arc<Object>> {
-    let bound = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
-    objects.into_iter().skip(bound(skip)).take(bound(limit)).collect()
-}
-
-/// The order with its tie-break.
-fn total(keys: &RawDocument) -> RawDocumentBuf {
-    let mut keys = keys.to_owned();
-    if !filters::has(&keys, "_id") {
-        keys.append(cstr!("_id"), 1);
-    }
-    keys
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::storage::contract::select;
-
-    /// What is read of each document for somebody who looks at `columns`, beyond what always is.
-    #[track_caller]
-    fn check(class: &ClassName, columns: Option<&str>, filter: &str, order: &str, expected: Option<&str>) {
-        let mut schema = ClassSchema::new(class.clone());
-        for (name, field_type) in [
-            ("n", FieldType::Number),
-            ("p", FieldType::Pointer(ClassName::USER)),
-            ("o", FieldType::Object),
-            ("g", FieldType::GeoPoint),
-        ] {
-            schema.fields.insert(name.into(), field_type);
-        }
-        let columns = columns.map(|names| names.split(' ').map(CompactString::from).collect());
-        let selection = Selection { columns, limit: 10, ..select(class, filter, order) };
-        let plan = Plan::of(&selection, Arc::new(schema)).unwrap();
-        let command = plan.everything().command(class);
-        let projection = command.get("projection").unwrap().and_then(RawBsonRef::as_document);
-        let names = projection.map(|projection| {
-            let names: Vec<&str> = projection.iter().map(|element| element.unwrap().0.as_str()).collect();
-            let (always, more) = names.split_at(ALWAYS_READ.len());
-            assert_eq!(always, ALWAYS_READ);
-            more.join(" ")
-        });
-        assert_eq!(names.as_deref(), expected);
-        assert_eq!(plan.command().get_document("projection").is_ok(), expected.is_some());
-    }
-
-    #[test]
-    fn of_documents_is_read_what_is_looked_at() {
-        let note = ClassName::from_trusted("Note");
-        let some = |columns, filter, order, expected| check(&note, Some(columns), filter, order, Some(expected));
-        check(&note, None, "{}", "", None);
-        some("n", "{}", "", "n _p_n");
-        some("n o.a o.b n", "{}", "", "n _p_n o _p_o");
-        some("p unknown", "{}", "", "p _p_p unknown _p_unknown");
-        some("objectId createdAt updatedAt", "{}", "", "");
-        some("_rperm _hidden", "{}", "", "_hidden");
-        // The database filters and sorts by itself.
-        some("p", r#"{"n":1}"#, "n,o", "p _p_p");
-        // It lets too much through.
-        some("p", r#"{"n":1,"o.x":2}"#, "n", "p _p_p n _p_n o _p_o");
-        some("p", r#"{"o":{"$gte":{}},"p":null}"#, "n", "p _p_p o _p_o");
-        // It does not sort, or only nearly.
-        some("p", "{}", "g,n", "p _p_p g _p_g n _p_n");
-        some("p", "{}", "-n,createdAt", "p _p_p n _p_n");
-        // It cannot be told.
-        for name in ["$score", "n .a", "n a\0"] {
-            check(&note, Some(&name.replace("\\0", "\0")), "{}", "", None);
-        }
-        check(&ClassName::USER, Some("n"), "{}", "", None);
-        check(&ClassName::SESSION, Some("n"), "{}", "", None);
     }
 }

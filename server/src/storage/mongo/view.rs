@@ -2,7 +2,8 @@
 
 use super::errors::{has_gone_away, is_snapshot_unavailable, unavailable};
 use super::filters::Sort;
-use super::reads::{Plan, Reader};
+use super::plan::Plan;
+use super::reads::Reader;
 use super::{Shared, documents, gathering};
 use crate::changes::{Cursor, Position};
 use crate::storage::limits::check_id;

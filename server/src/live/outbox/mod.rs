@@ -1,63 +1,23 @@
 //! The bounded queue in front of one socket: filled by the engine, emptied by the connection's task.
 
+mod entry;
+mod shorten;
+#[cfg(test)]
+mod tests;
+
+pub(super) use entry::Entry;
+
 use super::delivery::{Delivery, Millis};
-use super::event::{EventBody, Merged, merge};
 use bytes::{BufMut, Bytes, BytesMut};
+use entry::Waiting;
 use futures_util::task::AtomicWaker;
-use rustc_hash::FxHashMap;
+use shorten::{coalesce, drop_events};
 use std::collections::VecDeque;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
-use tidings_protocol::ObjectId;
 use tidings_protocol::live::Addressee;
-
-/// One thing to send.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Entry {
-    Event {
-        request_id: i64,
-        body: Arc<EventBody>,
-    },
-    /// A whole frame with the results of a subscription; a resync replaces it.
-    Result {
-        request_id: i64,
-        frame: Bytes,
-    },
-    /// A whole frame that says how far all subscriptions have heard, which is untrue once anything was dropped.
-    Checkpoint(Bytes),
-    /// Any other whole frame.
-    Frame(Bytes),
-    /// A WebSocket ping with this number; its pong acknowledges everything in front of it.
-    Ping(u64),
-}
-
-impl Entry {
-    /// Whether this is an event or a result of that subscription.
-    pub(super) fn is_of(&self, id: i64) -> bool {
-        matches!(self, Self::Event { request_id, .. } | Self::Result { request_id, .. } if *request_id == id)
-    }
-
-    pub(super) fn is_checkpoint(&self) -> bool {
-        matches!(self, Self::Checkpoint(_))
-    }
-}
-
-/// What a queued entry takes beside the bytes of its frame.
-const ENTRY_BYTES: usize = 64;
-
-impl Entry {
-    /// Bytes that count against the bounds.
-    pub(super) fn weight(&self) -> usize {
-        ENTRY_BYTES
-            + match self {
-                Self::Event { body, .. } => body.tail().len(),
-                Self::Result { frame, .. } | Self::Checkpoint(frame) | Self::Frame(frame) => frame.len(),
-                Self::Ping(_) => 0,
-            }
-    }
-}
 
 /// Has nothing that its task was not woken for.
 const IDLE: u8 = 0;
@@ -90,12 +50,6 @@ struct Queue {
     closing: Option<Closing>,
     /// The task of the connection is gone: nothing is queued any more.
     gone: bool,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    since: Millis,
-    entry: Entry,
 }
 
 /// What the engine has to do after cutting down the queue of a slow reader.
@@ -400,244 +354,3 @@ pub(crate) struct Outgoing(Entry);
 
 /// Commands of one connection that may wait for the engine; then its frames wait in its socket.
 const MAX_UNHANDLED: usize = 64;
-
-/// Merges the events of each subscription on each object. Returns how many events less there are.
-fn coalesce(entries: &mut VecDeque<Waiting>) -> u64 {
-    let before = entries.len();
-    let mut last: FxHashMap<(i64, ObjectId), usize> = FxHashMap::default();
-    let mut kept: Vec<Option<Waiting>> = Vec::with_capacity(before);
-    let mut moves = Vec::new();
-    for Waiting { since, entry } in entries.drain(..) {
-        let Entry::Event { request_id, body } = entry else {
-            // Frames are fences: what was said before `subscribed` or a result is not mixed with what follows.
-            match &entry {
-                Entry::Result { request_id, .. } => last.retain(|(known, _), _| known != request_id),
-                Entry::Checkpoint(_) | Entry::Frame(_) => last.clear(),
-                Entry::Event { .. } | Entry::Ping(_) => {}
-            }
-            kept.push(Some(Waiting { since, entry }));
-            continue;
-        };
-        let key = (request_id, body.id.clone());
-        let earlier = last.get(&key).and_then(|at| match &kept[*at] {
-            Some(Waiting { entry: Entry::Event { body, .. }, .. }) => Some((*at, body.clone())),
-            _ => None,
-        });
-        let merged = earlier.map(|(at, earlier)| (at, merge(&earlier, &body)));
-        if let Some((from, Merged::One(_) | Merged::Nothing)) = merged {
-            moves.push(Move { request_id, from, to: kept.len() });
-        }
-        let body = match merged {
-            None | Some((_, Merged::Both)) => body,
-            Some((at, Merged::One(merged))) => {
-                kept[at] = None;
-                merged
-            }
-            Some((at, Merged::Nothing)) => {
-                kept[at] = None;
-                last.remove(&key);
-                continue;
-            }
-        };
-        last.insert(key, kept.len());
-        kept.push(Some(Waiting { since, entry: Entry::Event { request_id, body } }));
-    }
-    mark_gaps(&mut kept, moves);
-    entries.extend(kept.into_iter().flatten());
-    (before - entries.len()) as u64
-}
-
-/// An event has gone from one place to a later one of its subscription.
-struct Move {
-    request_id: i64,
-    from: usize,
-    to: usize,
-}
-
-/// Takes their cursors from the events between: their reader would not get again what has moved behind them.
-fn mark_gaps(kept: &mut [Option<Waiting>], mut moves: Vec<Move>) {
-    // Where the first move began, of each subscription, that goes beyond the place at hand.
-    let mut begun: FxHashMap<i64, usize> = FxHashMap::default();
-    for (at, waiting) in kept.iter_mut().enumerate().rev() {
-        while let Some(Move { request_id, from, .. }) = moves.pop_if(|it| it.to > at) {
-            let first = begun.entry(request_id).or_insert(from);
-            *first = from.min(*first);
-        }
-        if let Some(Waiting { entry: Entry::Event { request_id, body }, .. }) = waiting
-            && begun.get(request_id).is_some_and(|from| *from < at)
-        {
-            *body = body.with_a_gap();
-        }
-    }
-}
-
-/// Drops events and results, and notes whose they were.
-fn drop_events(entries: &mut VecDeque<Waiting>, resync: &mut Vec<i64>) {
-    entries.retain(|waiting| match &waiting.entry {
-        Entry::Event { request_id, .. } | Entry::Result { request_id, .. } => {
-            resync.push(*request_id);
-            false
-        }
-        Entry::Checkpoint(_) => false,
-        Entry::Frame(_) | Entry::Ping(_) => true,
-    });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::live::delivery::Settings;
-    use std::time::Instant;
-    use tidings_protocol::live::Event;
-
-    fn outbox(settings: Settings) -> Outbox {
-        let delivery = Arc::new(Delivery::new(settings, Instant::now(), || {}));
-        Outbox::new(Addressee { client_id: "c".into(), installation_id: None }, delivery)
-    }
-
-    fn event(request_id: i64, event: Event, id: &str, object: &str) -> Entry {
-        let original = matches!(event, Event::Update | Event::Leave).then_some(&b"{\"o\":0}"[..]);
-        let cursor = crate::changes::Cursor::behind("t".into(), 1);
-        let body = EventBody::new(event, &ObjectId::new(id), &cursor, object.as_bytes(), original);
-        Entry::Event { request_id, body }
-    }
-
-    fn texts(outbox: &Outbox, now: Millis) -> Vec<String> {
-        let (mut taken, mut scratch) = (VecDeque::new(), BytesMut::new());
-        outbox.take(usize::MAX, &mut taken, now);
-        taken
-            .into_iter()
-            .map(|outgoing| match outbox.compose(outgoing, &mut scratch) {
-                Ok(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
-                Err(number) => format!("ping {number}"),
-            })
-            .collect()
-    }
-
-    const SMALL: fn() -> Settings =
-        || Settings { coalesce_mark: 500, resync_mark: 1_000, close_mark: 2_000, ..Settings::default() };
-
-    #[test]
-    fn frames_are_whole() {
-        let outbox = outbox(Settings::default());
-        outbox.append(&mut vec![event(4, Event::Update, "x", "{}"), Entry::Ping(9)], 0);
-        outbox.push_frame(b"{}".to_vec(), 0);
-        assert_eq!(
-            texts(&outbox, 0),
-            [
-                r#"{"op":"update","clientId":"c","requestId":4,"cursor":"t.1","object":{},"original":{"o":0}}"#,
-                "ping 9",
-                "{}"
-            ]
-        );
-        assert_eq!((outbox.queued_bytes(), outbox.delivery.keeping_bytes()), (0, 0));
-    }
-
-    #[test]
-    fn a_reader_that_is_offered_nothing_is_never_slow() {
-        let outbox = outbox(SMALL());
-        for at in 0..100 {
-            let relief = outbox.append(&mut vec![event(1, Event::Create, &format!("{at}"), "{}")], at * 1_000).0;
-            assert_eq!(relief, Relief::default());
-        }
-        assert_eq!(outbox.offered(false, 99_000), Verdict::Unchanged);
-        assert_eq!(texts(&outbox, 100_000).len(), 100);
-        // And those that wait as long as everybody else are not slow either.
-        let settings = Settings { coalesce_mark: 500, ..Settings::default() };
-        let outbox = self::outbox(settings);
-        outbox.delivery.wrote(10 << 20, 2_000);
-        outbox.append(&mut vec![event(1, Event::Create, "x", "{}")], 0);
-        assert_eq!(outbox.offered(true, 7_900), Verdict::Unchanged);
-        assert_eq!(outbox.offered(true, 8_000), Verdict::BecameSlow);
-    }
-
-    #[test]
-    fn the_steps_of_a_slow_reader() {
-        let outbox = outbox(SMALL());
-        outbox.append(&mut vec![event(1, Event::Create, "x", "{}")], 0);
-        assert_eq!(outbox.offered(true, 2_999), Verdict::Unchanged);
-        assert_eq!(outbox.offered(true, 3_000), Verdict::BecameSlow);
-        assert_eq!(outbox.delivery.keeping_bytes(), 0);
-        assert!(outbox.delivery.slow_bytes() > 0);
-        // Up to the first mark nothing happens; then events on one object become one.
-        let mut coalesced = 0;
-        for n in 0..100 {
-            let relief = outbox.append(&mut vec![event(1, Event::Update, "x", &format!("{{\"n\":{n}}}"))], 3_000).0;
-            assert_eq!((relief.resync.len(), relief.closed), (0, false));
-            coalesced += relief.coalesced;
-        }
-        assert!(coalesced > 80 && outbox.queued_bytes() <= 600);
-        // Objects that are all different cannot be merged: the subscription starts afresh.
-        let mut relief = Relief::default();
-        for n in 0..20 {
-            relief = outbox.append(&mut vec![event(2, Event::Create, &format!("{n}"), "{\"n\":1}")], 3_000).0;
-            if !relief.resync.is_empty() {
-                break;
-            }
-        }
-        assert_eq!(relief.resync, [1, 2]);
-        assert_eq!((outbox.queued_bytes(), outbox.delivery.slow_bytes()), (0, 0));
-        // What cannot be dropped ends the connection.
-        let frame = || vec![Entry::Frame(vec![b' '; 1_500].into())];
-        assert_eq!(outbox.append(&mut frame(), 3_000).0, Relief::default());
-        assert_eq!(outbox.closing(), None);
-        assert!(outbox.append(&mut frame(), 3_000).0.closed);
-        assert_eq!(outbox.closing().unwrap().code, TOO_SLOW);
-        assert_eq!(outbox.delivery.slow_bytes(), 0);
-    }
-
-    #[test]
-    fn a_slow_reader_catches_up_and_stays_on_probation() {
-        let outbox = outbox(SMALL());
-        outbox.append(&mut vec![event(1, Event::Create, "x", "{}")], 0);
-        assert_eq!(outbox.offered(true, 3_000), Verdict::BecameSlow);
-        assert_eq!(texts(&outbox, 4_000).len(), 1);
-        assert_eq!(outbox.offered(false, 4_000), Verdict::CaughtUp);
-        assert_eq!((outbox.delivery.keeping_bytes(), outbox.delivery.slow_bytes()), (0, 0));
-        outbox.delivery.wrote(10 << 20, 0);
-        outbox.append(&mut vec![event(1, Event::Create, "x", "{}")], 5_000);
-        assert_eq!(outbox.offered(true, 5_250), Verdict::BecameSlow);
-    }
-
-    #[test]
-    fn coalescing_keeps_order_and_other_subscriptions() {
-        let outbox = outbox(Settings { coalesce_mark: 0, ..Settings::default() });
-        outbox.append(&mut vec![event(9, Event::Create, "first", "{}")], 0);
-        assert_eq!(outbox.offered(true, 3_000), Verdict::BecameSlow);
-        let mut staged = vec![
-            event(1, Event::Create, "x", "1"),
-            event(2, Event::Create, "x", "1"),
-            event(1, Event::Create, "y", "2"),
-            event(1, Event::Update, "x", "3"),
-            event(1, Event::Delete, "y", "4"),
-            event(1, Event::Create, "y", "5"),
-        ];
-        let relief = outbox.append(&mut staged, 3_000).0;
-        assert_eq!(relief.coalesced, 3);
-        let texts = texts(&outbox, 3_000);
-        let seen: Vec<&str> = texts.iter().map(|text| &text[text.find("requestId").unwrap() + 11..]).collect();
-        // What came first on `y` has gone behind `x`: who heard only of `x` must not go on from there.
-        assert_eq!(
-            seen,
-            [
-                r#"9,"cursor":"t.1","object":{}}"#,
-                r#"2,"cursor":"t.1","object":1}"#,
-                r#"1,"cursor":"merged.0","object":3}"#,
-                r#"1,"cursor":"t.1","object":5}"#
-            ]
-        );
-    }
-
-    #[test]
-    fn coalescing_does_not_cross_a_result() {
-        let mut entries: VecDeque<_> = [
-            event(1, Event::Update, "x", "1"),
-            Entry::Result { request_id: 1, frame: Bytes::new() },
-            event(1, Event::Update, "x", "2"),
-        ]
-        .into_iter()
-        .map(|entry| Waiting { since: 0, entry })
-        .collect();
-        assert_eq!(coalesce(&mut entries), 0);
-    }
-}

@@ -28,6 +28,8 @@ pub mod matches;
 pub mod names;
 pub mod object;
 pub mod order;
+#[cfg(feature = "eval")]
+mod pcre;
 pub mod query;
 pub mod update;
 pub mod value;

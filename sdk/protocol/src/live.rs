@@ -1,7 +1,7 @@
 //! The frames of the LiveQuery socket, in both directions.
 
 use crate::error::{Code, Error, Result};
-use crate::names::{ClassName, invalid_field_name, is_field_path};
+use crate::names::{ClassName, invalid_field_name, is_field_path, is_too_long_path};
 use crate::query::Predicate;
 use crate::value::{Map, Value, write_json_string};
 use compact_str::CompactString;
@@ -178,13 +178,17 @@ fn read_subscribe(query: &Map, request_id: i64) -> Result<Subscribe, FrameError>
         }
         Some(_) => Err(refuse("keys and watch must list field names, each once")),
     };
+    let keys = match names("keys")? {
+        // The old name of `keys`, which Flutter's SDK still sends.
+        None => names("fields")?,
+        keys => keys,
+    };
     Ok(Subscribe {
         class: ClassName::parse(class).map_err(invalid)?,
         predicate: Predicate::from_map(predicate).map_err(invalid)?,
-        keys: match names("keys")? {
-            // The old name of `keys`, which Flutter's SDK still sends.
-            None => names("fields")?,
-            keys => keys,
+        keys: match keys.iter().flatten().find(|path| is_too_long_path(path)) {
+            Some(path) => return Err(invalid(invalid_field_name(path))),
+            None => keys,
         },
         watch: match names("watch")? {
             // What a watch notices, its client learns.
@@ -355,6 +359,17 @@ mod tests {
         ] {
             let error = ClientFrame::parse(frame.as_bytes()).unwrap_err();
             assert_eq!((error.error.code.number(), error.request_id), (code, request_id), "{frame}");
+        }
+        let long = vec!["a"; 181].join(".");
+        for query in [
+            format!(r#"{{"className":"A","where":{{"{long}":1}}}}"#),
+            format!(r#"{{"className":"A","where":{{}},"keys":["a","{long}"]}}"#),
+            format!(r#"{{"className":"A","where":{{}},"fields":["{long}"]}}"#),
+            format!(r#"{{"className":"A","where":{{}},"watch":["{long}"]}}"#),
+        ] {
+            let frame = format!(r#"{{"op":"subscribe","requestId":1,"query":{query}}}"#);
+            let error = ClientFrame::parse(frame.as_bytes()).unwrap_err();
+            assert_eq!((error.error.code.number(), error.request_id), (105, Some(1)), "{frame}");
         }
         let extra = ClientFrame::parse(br#"{"op":"unsubscribe","requestId":1,"x":1}"#).unwrap_err();
         assert_eq!(extra.error.message, ADDITIONAL_PROPERTIES);

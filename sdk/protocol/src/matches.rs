@@ -7,6 +7,7 @@
 use crate::error::{Error, Result};
 use crate::object::Object;
 use crate::order::{compare_inside, compare_same_type, key};
+use crate::pcre;
 use crate::query::{Constraint, Found, Place, Predicate, Regex, visit_path};
 use crate::value::Value;
 use compact_str::CompactString;
@@ -66,7 +67,7 @@ const HASH_FROM: usize = 16;
 pub enum Expression {
     /// Time grows with the text, whatever the expression.
     Linear(regex::Regex),
-    /// Look-around and back-references need backtracking, which is cut off.
+    /// Look-around and its like need backtracking, which is cut off.
     Backtracking(fancy_regex::Regex),
 }
 
@@ -245,21 +246,31 @@ fn is_match(found: Found<'_>, expression: &Expression) -> bool {
 }
 
 impl Regex {
-    /// Expressions run in linear time; only those that need look-around or back-references backtrack, within a limit.
+    /// Expressions run in linear time; only those that need look-around, back-references, atomic groups or possessive
+    /// quantifiers backtrack, within a limit.
     ///
     /// # Errors
-    /// 102 for an expression that cannot be read or grows too large.
+    /// 102 for an expression that cannot be read, grows too large, or would mean something else in MongoDB.
     pub fn compile(&self) -> Result<Expression> {
-        let mut source = String::with_capacity(self.pattern.len() + 8);
+        let mut unquoted = String::with_capacity(self.pattern.len());
+        write_unquoted(&self.pattern, &mut unquoted);
+        let traits = pcre::check(&unquoted, self.options.contains('x'))?;
+        let mut source = String::with_capacity(unquoted.len() + 8);
         let flags: String = self.options.chars().filter(|letter| "imsx".contains(*letter)).collect();
         if !flags.is_empty() {
             source.push_str("(?");
             source.push_str(&flags);
             source.push(')');
         }
-        write_unquoted(&self.pattern, &mut source);
-        if let Ok(linear) = regex::RegexBuilder::new(&source).size_limit(COMPILED_LIMIT).build() {
+        source.push_str(&unquoted);
+        if !traits.is_possessive
+            && let Ok(linear) = regex::RegexBuilder::new(&source).size_limit(COMPILED_LIMIT).build()
+        {
             return Ok(Expression::Linear(linear));
+        }
+        if traits.sets_options_in_groups {
+            let message = "Invalid regular expression: set options for a group as in (?i:a), not within it.";
+            return Err(Error::invalid_query(message));
         }
         fancy_regex::RegexBuilder::new(&source)
             .backtrack_limit(BACKTRACK_LIMIT)

@@ -1,6 +1,7 @@
 //! The names of things: classes, objects and fields, and which names are allowed.
 
 use crate::error::{Code, Error, Result};
+use crate::value::MAX_DEPTH;
 use compact_str::{CompactString, format_compact};
 use std::fmt;
 use std::ops::Deref;
@@ -141,10 +142,17 @@ pub fn is_field_name(name: &str) -> bool {
     is_identifier(name) && name != "length" && name != "className" && !DENIED_WORDS.contains(&name)
 }
 
+/// How many parts a path may have: no value is stored so deep inside others. MongoDB fails on a path of 200.
+const MAX_PATH: usize = MAX_DEPTH + 1;
+
+pub fn is_too_long_path(path: &str) -> bool {
+    path.bytes().filter(|byte| *byte == b'.').count() >= MAX_PATH
+}
+
 /// Whether `a.b.0.c` addresses a field, or something inside an object or array field.
 pub fn is_field_path(path: &str) -> bool {
     let mut segments = path.split('.');
-    segments.next().is_some_and(is_field_name) && segments.all(is_nested_key)
+    !is_too_long_path(path) && segments.next().is_some_and(is_field_name) && segments.all(is_nested_key)
 }
 
 /// Whether something inside an object or array may be addressed so. What would make an object into something else when
@@ -163,6 +171,9 @@ pub fn is_internal_field(name: &str) -> bool {
 }
 
 pub fn invalid_field_name(name: &str) -> Error {
+    if is_too_long_path(name) {
+        return Error::invalid_key_name(format!("A path has at most {MAX_PATH} parts: {}", shortened(name)));
+    }
     Error::invalid_key_name(format!("Invalid field name: {}.", shortened(name)))
 }
 
@@ -205,5 +216,13 @@ mod tests {
         {
             assert!(!is_field_path(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_path_is_not_longer_than_values_are_deep() {
+        let path = |parts: usize| vec!["a"; parts].join(".");
+        assert!(is_field_path(&path(MAX_PATH)) && !is_field_path(&path(MAX_PATH + 1)));
+        let error = invalid_field_name(&path(MAX_PATH + 1));
+        assert!(error.code == Code::InvalidKeyName && error.message.starts_with("A path has at most 65 parts: a.a"));
     }
 }

@@ -94,12 +94,16 @@ impl Objects {
 /// Every subscription waits for the evaluation of the others, so none may take its time.
 ///
 /// # Errors
-/// 102 for a regular expression with look-around or back-references.
+/// 102 for a regular expression that has to backtrack.
 fn refuse_backtracking(predicate: &Predicate) -> Result<()> {
     let mut backtracks = false;
     predicate.expressions(&mut |regex| backtracks |= regex.compile().is_ok_and(|expression| expression.backtracks()));
     match backtracks {
-        true => Err(Error::invalid_query("Look-around and back-references cannot be subscribed to.").into()),
+        true => {
+            let message = "Regular expressions with look-around, back-references, atomic groups or possessive \
+                           quantifiers cannot be subscribed to.";
+            Err(Error::invalid_query(message).into())
+        }
         false => Ok(()),
     }
 }

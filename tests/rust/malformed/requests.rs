@@ -275,6 +275,7 @@ async fn class_names() {
 async fn filters() {
     let mut server = plain_server();
     server.nobody().create("Bad", json!({"n": 1, "s": "x", "arr": [1], "o": {"a": 1}, "p": pointer("A", "x")})).await;
+    let long = vec!["o"; 201].join(".");
     let deep_or = (0..40).fold(json!({"n": 1}), |inner, _| json!({"$or": [inner]})).to_string();
     let many: Value = (0..1_100).map(|n| json!({"n": n})).collect();
     let long_list: Value = (0..10_001).collect();
@@ -308,6 +309,8 @@ async fn filters() {
         find(r#"{"a-b":1}"#, 105),
         find(r#"{"a..b":1}"#, 105),
         find(r#"{"a.$b":1}"#, 105),
+        find(&json!({&long: 1}).to_string(), 105),
+        find(&json!({"$or": [{"n": 1}, {&long: {"$exists": false}}]}).to_string(), 105),
         find(r#"{"_rperm":"*"}"#, 105),
         find(r#"{"_wperm":{"$in":["x"]}}"#, 105),
         find(r#"{"_hashed_password":{"$regex":"^a"}}"#, 105),
@@ -334,6 +337,12 @@ async fn filters() {
         find(r#"{"s":{"$regex":"("}}"#, 102),
         find(r#"{"s":{"$regex":"[a"}}"#, 102),
         find(r#"{"s":{"$regex":"*"}}"#, 102),
+        find(r#"{"s":{"$regex":"(?R)a"}}"#, 102),
+        find(r#"{"s":{"$regex":"a{,2}"}}"#, 102),
+        find(r#"{"s":{"$regex":"[a&&b]"}}"#, 102),
+        find(r#"{"s":{"$all":[{"$regex":"\\h"}]}}"#, 102),
+        // The engine panics on such, where it gets to see it.
+        find(r#"{"s":{"$regex":"(?(1)a)b"}}"#, 102),
         find(r#"{"s":{"$regex":"(?P<x"}}"#, 102),
         find(r#"{"s":{"$regex":"((a{1,1000}){1,1000}){1,1000}"}}"#, 102),
         find(r#"{"s":{"$regex":"a","$options":""}}"#, 102),
@@ -394,6 +403,7 @@ async fn expressions_that_backtrack_for_ever_end() {
 #[tokio::test]
 async fn query_parameters() {
     let mut server = plain_server();
+    let long = vec!["o"; 201].join(".");
     let id = server.nobody().create("Bad", json!({"n": 1})).await;
     let rows = vec![
         find_by("skip", "-1", 102),
@@ -407,6 +417,8 @@ async fn query_parameters() {
         find_by("order", "-", 105),
         find_by("order", "n,,n", 105),
         find_by("order", "a-b", 105),
+        find_by("order", &long, 105),
+        find_by("keys", &long, 105),
         find_by("order", "_hashed_password", 105),
         find_by("order", "_rperm", 105),
         find_by("explain", "true", 102),
@@ -423,6 +435,10 @@ async fn query_parameters() {
         row("POST", "/classes/Bad", r#"{"_method":"GET","skip":-1}"#, 400, 102),
     ];
     check(&server.nobody(), rows).await;
+    let longest = vec!["o"; 65].join(".");
+    for (name, value) in [("order", longest.clone()), ("where", json!({&longest: {"$exists": true}}).to_string())] {
+        server.nobody().query("Bad", &[(name, &value)]).await.ok();
+    }
     server.assert_well().await;
 }
 

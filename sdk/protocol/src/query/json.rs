@@ -2,7 +2,7 @@
 
 use super::{Constraint, Predicate, Regex, RelatedTo};
 use crate::error::{Error, Result};
-use crate::names::{is_field_name, is_field_path, shortened};
+use crate::names::{invalid_field_name, is_field_name, is_field_path, is_too_long_path, shortened};
 use crate::value::{Map, Value, write_json_string};
 
 /// How deep `$and`, `$or` and `$nor` may nest.
@@ -146,6 +146,7 @@ fn read_map(map: &Map, depth: usize, clauses: &mut usize) -> Result<Predicate> {
             "$live" => return Err(not_supported(name)),
             "ACL" => return Err(Error::invalid_query("Cannot query on ACL.")),
             path if is_field_path(path) => read_field(path, value, &mut parts)?,
+            path if is_too_long_path(path) => return Err(invalid_field_name(path)),
             other => return Err(Error::invalid_key_name(format!("Invalid key name: {}", shortened(other)))),
         }
         *clauses += 1;
@@ -370,6 +371,8 @@ mod tests {
         for json in [r#"{"_rperm":1}"#, r#"{"$foo":[]}"#, r#"{"a..b":1}"#, r#"{"":1}"#, r#"{"1a":1}"#] {
             assert_eq!(code(json), 105, "{json}");
         }
+        let long = vec!["a"; 181].join(".");
+        assert_eq!(code(&format!(r#"{{"$or":[{{"{long}":{{"$gt":1}}}}]}}"#)), 105);
         let deep = "{\"$or\":[".repeat(33) + "{}" + &"]}".repeat(33);
         assert!(predicate(&deep).is_err());
         let wide = format!("{{\"$or\":[{}]}}", vec!["{\"a\":1}"; 1001].join(","));

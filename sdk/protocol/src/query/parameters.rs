@@ -208,5 +208,13 @@ mod tests {
         ] {
             assert_eq!(read(json).unwrap_err().code, code, "{json}");
         }
+        let long = vec!["a"; 201].join(".");
+        for name in ["order", "keys", "include"] {
+            let error = read(&format!(r#"{{"{name}":"b,{long}"}}"#)).unwrap_err();
+            assert!(
+                error.code == Code::InvalidKeyName && error.message.contains("at most 65 parts"),
+                "{name} {error:?}"
+            );
+        }
     }
 }

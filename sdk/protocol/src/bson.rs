@@ -300,7 +300,8 @@ mod tests {
 
     fn object() -> Object {
         let json = br#"{"t":"hi","n":1,"big":9007199254740991,"f":1.5,"no":null,"yes":true,"l":[1,[{"a":{}}],"x"],
-            "d":{"__type":"Date","iso":"2026-01-02T03:04:05.678Z"},"b":{"__type":"Bytes","base64":"AAH/"},
+            "d":{"__type":"Date","iso":"2026-01-02T03:04:05.678Z"},"early":{"__type":"Date","iso":"-271821-04-20"},
+            "late":{"__type":"Date","iso":"+275760-09-13"},"b":{"__type":"Bytes","base64":"AAH/"},
             "p":{"__type":"Pointer","className":"C","objectId":"x"},"r":{"__type":"Relation","className":"C"},
             "g":{"__type":"GeoPoint","latitude":1.5,"longitude":2},"fi":{"__type":"File","name":"n","url":"u"},
             "po":{"__type":"Polygon","coordinates":[[0,0],[0,1],[1,1]]},"o":{"deep":{"p":{"__type":"Pointer","className":"C","objectId":"y"}}}}"#;

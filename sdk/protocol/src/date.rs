@@ -18,24 +18,24 @@ pub struct Date(i64);
 const DAY: i64 = 86_400_000;
 
 impl Date {
-    /// The years 0 to 9999: what the notation with four digits can say.
-    pub const MIN: Self = Self(-62_167_219_200_000);
-    pub const MAX: Self = Self(253_402_300_799_999);
+    /// What JavaScript's dates reach: a hundred million days before and after 1970.
+    pub const MIN: Self = Self(-100_000_000 * DAY);
+    pub const MAX: Self = Self(100_000_000 * DAY);
 
-    /// Nothing outside [`Date::MIN`]..=[`Date::MAX`] can be written on the wire.
+    /// Nothing outside [`Date::MIN`]..=[`Date::MAX`] is a date to the SDKs.
     pub fn from_millis(millis: i64) -> Option<Self> {
         (Self::MIN.0..=Self::MAX.0).contains(&millis).then_some(Self(millis))
     }
 
-    pub fn millis(self) -> i64 {
+    pub const fn millis(self) -> i64 {
         self.0
     }
 
     /// Reads `YYYY-MM-DD`, optionally followed by `THH:MM`, `:SS`, a fraction, and `Z` or `±HH:MM`. Without a zone it
-    /// is UTC; digits beyond milliseconds are cut off.
+    /// is UTC; digits beyond milliseconds are cut off. A year may have a sign and six digits, as in JavaScript.
     pub fn parse(text: &str) -> Option<Self> {
         let mut rest = text.as_bytes();
-        let year = digits(&mut rest, 4)?;
+        let year = read_year(&mut rest)?;
         expect(&mut rest, b'-')?;
         let month = digits(&mut rest, 2)?;
         expect(&mut rest, b'-')?;
@@ -93,11 +93,16 @@ impl Date {
         Self::from_millis(millis)
     }
 
-    /// Appends `YYYY-MM-DDTHH:MM:SS.mmmZ`.
+    /// Appends `YYYY-MM-DDTHH:MM:SS.mmmZ`; years beyond 0 to 9999 as `±YYYYYY`.
     pub fn write_iso(self, out: &mut Vec<u8>) {
-        let (year, month, day) = civil_from_days(self.0.div_euclid(DAY));
+        let (mut year, month, day) = civil_from_days(self.0.div_euclid(DAY));
         let of_day = self.0.rem_euclid(DAY);
         let two = |n: i64| [b'0' + (n / 10 % 10) as u8, b'0' + (n % 10) as u8];
+        if !(0..=9999).contains(&year) {
+            out.push(if year < 0 { b'-' } else { b'+' });
+            year = year.abs();
+            out.extend_from_slice(&two(year / 10_000));
+        }
         let [y1, y2] = two(year / 100);
         let [y3, y4] = two(year % 100);
         let [m1, m2] = two(month);
@@ -130,6 +135,20 @@ fn digits(rest: &mut &[u8], count: usize) -> Option<i64> {
     }
     *rest = tail;
     Some(number)
+}
+
+/// Four digits, or a sign and six. The year 0 has no sign to tell it from itself.
+fn read_year(rest: &mut &[u8]) -> Option<i64> {
+    let sign = match rest.first() {
+        Some(b'+') => 1,
+        Some(b'-') => -1,
+        _ => return digits(rest, 4),
+    };
+    *rest = &rest[1..];
+    match digits(rest, 6)? {
+        0 if sign < 0 => None,
+        year => Some(sign * year),
+    }
 }
 
 fn expect(rest: &mut &[u8], byte: u8) -> Option<()> {
@@ -182,6 +201,13 @@ mod tests {
             ("9999-12-31T23:59:59.999Z", "9999-12-31T23:59:59.999Z"),
             ("2020-01-01T10:00", "2020-01-01T10:00:00.000Z"),
             ("2020-01-01T24:00:00Z", "2020-01-02T00:00:00.000Z"),
+            ("+002020-01-01", "2020-01-01T00:00:00.000Z"),
+            ("+000000-01-01", "0000-01-01T00:00:00.000Z"),
+            ("9999-12-31T23:59:59-01:00", "+010000-01-01T00:59:59.000Z"),
+            ("0000-01-01T00:00:00+00:01", "-000001-12-31T23:59:00.000Z"),
+            ("-000001-12-31T23:59:59.999Z", "-000001-12-31T23:59:59.999Z"),
+            ("-271821-04-20T00:00:00.000Z", "-271821-04-20T00:00:00.000Z"),
+            ("+275760-09-13T00:00:00.000Z", "+275760-09-13T00:00:00.000Z"),
         ] {
             assert_eq!(Date::parse(text).unwrap().to_string(), canonical, "{text}");
         }
@@ -193,10 +219,33 @@ mod tests {
             "2020-1-1",
             "2020-01-01T25:00",
             "2020-01-01T10:00Zx",
-            "9999-12-31T23:59:59-01:00",
             "2020-01-01T10:00:00.",
+            "-000000-01-01",
+            "+2020-01-01",
+            "+10000-01-01",
+            "+0010000-01-01",
+            "12020-01-01",
+            "-271821-04-19T23:59:59.999Z",
+            "+275760-09-13T00:00:00.001Z",
+            "+275760-09-13T00:00:00-00:01",
+            "+999999-01-01",
+            "-999999-01-01",
         ] {
             assert_eq!(Date::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn dates_end_where_those_of_javascript_do() {
+        const LAST: i64 = 8_640_000_000_000_000;
+        assert_eq!((Date::MIN.millis(), Date::MAX.millis()), (-LAST, LAST));
+        assert_eq!((Date::from_millis(-LAST - 1), Date::from_millis(LAST + 1)), (None, None));
+        let years = [-271_821, -10_000, -9_999, -1, 0, 9_999, 10_000, 275_760];
+        let starts = years.into_iter().filter_map(|year| Date::from_millis(days_from_civil(year, 1, 1) * DAY));
+        for date in starts.chain([Date::MIN, Date::MAX]) {
+            for near in [-1, 0, 1].into_iter().filter_map(|step| Date::from_millis(date.millis() + step)) {
+                assert_eq!(Date::parse(&near.to_string()), Some(near), "{near}");
+            }
         }
     }
 

@@ -356,8 +356,13 @@ mod tests {
             "[2]",
             "false",
             "true",
+            r#"{"__type":"Date","iso":"-271821-04-20T00:00:00.000Z"}"#,
+            r#"{"__type":"Date","iso":"-000001-12-31T23:59:59.999Z"}"#,
+            r#"{"__type":"Date","iso":"0000-01-01T00:00:00.000Z"}"#,
             r#"{"__type":"Date","iso":"1960-01-01T00:00:00.000Z"}"#,
             r#"{"__type":"Date","iso":"2020-01-01T00:00:00.000Z"}"#,
+            r#"{"__type":"Date","iso":"+010000-01-01T00:00:00.000Z"}"#,
+            r#"{"__type":"Date","iso":"+275760-09-13T00:00:00.000Z"}"#,
         ];
         for pair in ascending.windows(2) {
             assert!(key(&value(pair[0])) < key(&value(pair[1])), "{} < {}", pair[0], pair[1]);

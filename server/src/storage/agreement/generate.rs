@@ -235,7 +235,19 @@ fn text(rng: &mut StdRng) -> Value {
 }
 
 fn day(rng: &mut StdRng) -> Value {
-    const MILLIS: [i64; 9] = [0, 1, 3, 5, 8, -1, 1_577_836_800_000, 1_609_459_200_000, 253_402_300_799_999];
+    const MILLIS: [i64; 11] = [
+        0,
+        1,
+        3,
+        5,
+        8,
+        -1,
+        1_577_836_800_000,
+        1_609_459_200_000,
+        253_402_300_799_999,
+        Date::MIN.millis(),
+        Date::MAX.millis(),
+    ];
     Value::Date(date(one(rng, &MILLIS)))
 }
 

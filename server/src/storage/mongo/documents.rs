@@ -365,7 +365,7 @@ pub(super) fn decode_map(document: &RawDocument) -> Map {
     document.iter().flatten().map(|(name, value)| (name.as_str().into(), parse(value))).collect()
 }
 
-/// Dates that cannot be written on the wire come as the nearest that can.
+/// Dates beyond those of JavaScript come as the nearest of them.
 fn parse_date(at: DateTime) -> Date {
     let millis = at.timestamp_millis().clamp(Date::MIN.millis(), Date::MAX.millis());
     Date::from_millis(millis).unwrap_or_default()
@@ -431,6 +431,14 @@ mod tests {
         check(
             r#"{"d":{"__type":"Date","iso":"2026-01-02T03:04:05.678Z"}}"#,
             doc! { "d": DateTime::from_millis(1_767_323_045_678) },
+        );
+        check(
+            r#"{"d":{"__type":"Date","iso":"-271821-04-20T00:00:00.000Z"}}"#,
+            doc! { "d": DateTime::from_millis(-8_640_000_000_000_000) },
+        );
+        check(
+            r#"{"d":{"__type":"Date","iso":"+275760-09-13T00:00:00.000Z"}}"#,
+            doc! { "d": DateTime::from_millis(8_640_000_000_000_000) },
         );
         check(
             r#"{"y":{"__type":"Bytes","base64":"AQI="}}"#,

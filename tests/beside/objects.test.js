@@ -354,3 +354,11 @@ bothWays('the SDK reads what the SDK wrote at the other server', async (writer, 
     assert.deepEqual(seen, ['2026-01-02T03:04:05.678Z', 20, [1, 1], 0, 1, 3, true, false]);
   });
 });
+
+bothWays('an ACL that is none changes none', async (writer, reader) => {
+  const className = fresh('Private');
+  const { objectId } = await writer.master.create(className, { ACL: { someone: { read: true } } });
+  for (const ACL of [null, false, '', 0]) await writer.master.update(className, objectId, { ACL });
+  await eventually(() => reader.master.get(className, objectId));
+  await refused(reader.get(className, objectId), 101);
+});

@@ -131,3 +131,27 @@ test('without an order, objects come in the order of their creation', async () =
     assert.deepEqual((await server.find('Row')).map(({ k }) => k), keys, server.name);
   }
 });
+
+test('what Parse Server stores in two ways is found in both', async () => {
+  const [bytes, day] = [{ __type: 'Bytes', base64: 'aGkh' }, date('2026-01-02T03:04:05.678Z')];
+  const create = async fields => (await parse.create('TwoWays', { o: {}, ...fields })).objectId;
+  const [set, nested] = [await create({ p: one }), await create({ o: { day } })];
+  const [whole, nothing] = [await create({}), await create({ p: null })];
+  await parse.update('TwoWays', set, { 'o.bytes': bytes });
+  await parse.update('TwoWays', set, { 'o.day': day });
+  await parse.update('TwoWays', whole, { list: [{ ...one, __type: 'Object', v: 1 }] });
+
+  const found = async where => (await tidings.find('TwoWays', where)).map(({ objectId }) => objectId).sort();
+  await eventually(async () => assert.deepEqual(await found({ p: one }), [set]));
+  const both = [set, nested].sort();
+  for (const where of [{ 'o.day': day }, { 'o.day': { $lte: day } }, { 'o.day': { $in: [day] } }]) {
+    assert.deepEqual(await found(where), both, JSON.stringify(where));
+  }
+  for (const where of [{ 'o.bytes': bytes }, { 'o.bytes': { $in: [bytes] } }]) {
+    assert.deepEqual(await found(where), [set], JSON.stringify(where));
+  }
+  assert.deepEqual(await found({ p: { $exists: true } }), [set, nothing].sort());
+  assert.deepEqual(await found({ p: { $exists: false } }), [nested, whole].sort());
+  assert.deepEqual(await found({ list: one }), [], 'a whole object is no pointer');
+  assert.deepEqual((await tidings.get('TwoWays', whole)).list, [{ ...one, __type: 'Object', v: 1 }]);
+});

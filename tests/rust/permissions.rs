@@ -124,8 +124,12 @@ async fn an_acl_can_be_changed_and_taken_away() {
     assert!(!stage.sees(&stage.bob, &id).await && stage.sees(&stage.alice, &id).await);
     stage.alice.update(&stage.class, &id, json!({"n": 5})).await;
     assert!(!stage.sees(&stage.bob, &id).await, "an update that does not speak of it keeps it");
-    stage.alice.update(&stage.class, &id, json!({"ACL": null})).await;
-    assert!(stage.sees(&stage.nobody, &id).await && stage.may_write(&stage.nobody, &id).await, "null is public");
+    for nothing in [json!(null), json!(false), json!(""), json!(0)] {
+        stage.alice.update(&stage.class, &id, json!({"ACL": nothing})).await;
+        assert!(!stage.sees(&stage.bob, &id).await, "{nothing} is no ACL, and changes none");
+    }
+    stage.alice.update(&stage.class, &id, json!({"ACL": {"*": {"read": true, "write": true}}})).await;
+    assert!(stage.sees(&stage.nobody, &id).await && stage.may_write(&stage.nobody, &id).await);
     stage.alice.update(&stage.class, &id, json!({"ACL": {"__op": "Delete"}})).await;
     assert!(!stage.sees(&stage.alice, &id).await && stage.sees(&stage.master, &id).await, "deleted is nobody's");
 }

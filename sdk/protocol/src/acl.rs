@@ -134,7 +134,7 @@ fn invalid(message: &'static str) -> Error {
     Error::new(Code::InvalidAcl, message)
 }
 
-fn is_truthy(value: &Value) -> bool {
+pub(crate) fn is_truthy(value: &Value) -> bool {
     match value {
         Value::Null => false,
         Value::Bool(flag) => *flag,

@@ -1,6 +1,6 @@
 //! Changes to an object as field operations: what `{"__op": …}` means, how operations merge and how they apply.
 
-use crate::acl::Acl;
+use crate::acl::{Acl, is_truthy};
 use crate::error::{Code, Error, Result};
 use crate::names::{ClassName, invalid_field_name, is_field_path, shortened};
 use crate::object::Object;
@@ -71,6 +71,10 @@ impl Update {
         let mut update = Self::default();
         for (path, value) in body {
             if path == "ACL" {
+                // What is no ACL at all changes none, as in Parse: an update with null leaves a private object private.
+                if !is_truthy(&value) {
+                    continue;
+                }
                 update.acl = Some(match value.as_object().and_then(|map| map.get("__op")) {
                     // Parse: an object whose ACL is deleted is for the master key only.
                     Some(_) => Some(Acl::default()),

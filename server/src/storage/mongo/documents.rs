@@ -353,7 +353,9 @@ fn parse(value: RawBsonRef<'_>) -> Value {
         RawBsonRef::Array(items) => Value::Array(items.into_iter().flatten().map(parse).collect()),
         RawBsonRef::Document(document) => {
             let map = decode_map(document);
-            let typed = map.contains("__type").then(|| typed_value(&map).ok()).flatten();
+            // A whole object that Parse Server was sent stays what it is: it is not found by its pointer either.
+            let kind = map.get("__type").filter(|kind| kind.as_str() != Some("Object"));
+            let typed = kind.and_then(|_| typed_value(&map).ok());
             typed.unwrap_or(Value::Object(map))
         }
         _ => Value::Null,

@@ -177,10 +177,9 @@ fn field(path: &str, constraint: &Constraint, schema: &ClassSchema) -> Filter {
     let name = column_name(path, schema);
     match column(path, schema) {
         Column::Plain => plain(&name, constraint),
-        Column::Pointer(class) => pointer(&pointer_name(path), class, constraint),
+        Column::Pointer(class) => pointer(path, class, constraint),
         Column::File => file(&name, constraint),
-        Column::Object => object(&name, constraint),
-        Column::Array => array(&name, constraint),
+        Column::Object | Column::Array => structured(&name, constraint),
         Column::Opaque => opaque(&name, constraint),
         Column::Elsewhere => Filter::unsaid(),
     }
@@ -270,13 +269,17 @@ fn write_literal(letter: char, out: &mut String) {
     out.push(letter);
 }
 
-fn pointer(name: &str, class: &ClassName, constraint: &Constraint) -> Filter {
+fn pointer(path: &str, class: &ClassName, constraint: &Constraint) -> Filter {
+    let name = &*pointer_name(path);
     let text = |value: &Value| value.as_pointer().map(|pointer| pointer_text(&pointer.class, &pointer.id));
     let compared = |operator: &CStr, value: &Value| match value {
         Value::Null => plain(name, constraint),
         value => text(value).map_or_else(Filter::nothing, |text| Filter::on(name, rawdoc! { operator: text })),
     };
     match constraint {
+        // What Parse Server creates with null for a pointer has that under the plain name.
+        Constraint::Exists(true) => Filter::any(vec![exists(name), exists(path)]),
+        Constraint::Exists(false) => Filter::all(vec![plain(name, constraint), plain(path, constraint)]),
         Constraint::Eq(value) => compared(cstr!("$eq"), value),
         Constraint::Lt(value) => compared(cstr!("$lt"), value),
         Constraint::Lte(value) => compared(cstr!("$lte"), value),
@@ -291,7 +294,6 @@ fn pointer(name: &str, class: &ClassName, constraint: &Constraint) -> Filter {
             });
             Filter::on(name, rawdoc! { "$in": stored.collect::<RawArrayBuf>() })
         }
-        Constraint::Exists(_) => plain(name, constraint),
         // Texts match expressions; a pointer is none.
         _ => Filter::nothing(),
     }
@@ -313,19 +315,22 @@ fn opaque(name: &str, constraint: &Constraint) -> Filter {
     }
 }
 
-fn object(name: &str, constraint: &Constraint) -> Filter {
-    match constraint {
-        Constraint::Eq(value) if has_many_forms(value) => exists(name).inexact(),
-        Constraint::In(values) if values.iter().any(has_many_forms) => Filter::unsaid(),
-        _ if orders_documents(constraint) => exists(name).inexact(),
-        _ => plain(name, constraint),
-    }
+/// Whether equal documents may differ: see [`has_many_forms`], and what `inside` says.
+fn is_ambiguous(value: &Value) -> bool {
+    let is_typed = |value: &Value| matches!(value, Value::Date(_) | Value::Bytes(_));
+    has_many_forms(value)
+        || match value {
+            Value::Array(items) => items.iter().any(is_ambiguous),
+            Value::Object(map) => map.iter().any(|(_, value)| is_typed(value) || is_ambiguous(value)),
+            _ => false,
+        }
 }
 
-fn array(name: &str, constraint: &Constraint) -> Filter {
+/// Values that are documents, or hold some.
+fn structured(name: &str, constraint: &Constraint) -> Filter {
     match constraint {
-        Constraint::Eq(value) if has_many_forms(value) => exists(name).inexact(),
-        Constraint::In(values) if values.iter().any(has_many_forms) => Filter::unsaid(),
+        Constraint::Eq(value) if is_ambiguous(value) => exists(name).inexact(),
+        Constraint::In(values) if values.iter().any(is_ambiguous) => Filter::unsaid(),
         _ if orders_documents(constraint) => exists(name).inexact(),
         _ => plain(name, constraint),
     }
@@ -334,7 +339,29 @@ fn array(name: &str, constraint: &Constraint) -> Filter {
 /// Inside objects and arrays anything may stand, so that the filter only narrows: to what has the value somewhere
 /// there. Where missing values match, nothing can be said.
 fn inside(path: &str, constraint: &Constraint) -> Filter {
-    let narrows = |value: &Value| !value.is_null() && !has_many_forms(value);
+    let values = match constraint {
+        Constraint::Eq(value)
+        | Constraint::Lt(value)
+        | Constraint::Lte(value)
+        | Constraint::Gt(value)
+        | Constraint::Gte(value) => std::slice::from_ref(value),
+        Constraint::In(values) => values,
+        _ => &[],
+    };
+    // What Parse Server puts there by such a path is named by its type.
+    let named = |kind: &str| Filter::on(&format!("{path}.__type"), rawdoc! { "$eq": kind });
+    let mut either = vec![narrowed(path, constraint)];
+    if values.iter().any(|value| matches!(value, Value::Date(_))) {
+        either.push(named("Date"));
+    }
+    if values.iter().any(|value| matches!(value, Value::Bytes(_))) {
+        either.push(named("Bytes"));
+    }
+    Filter::any(either).inexact()
+}
+
+fn narrowed(path: &str, constraint: &Constraint) -> Filter {
+    let narrows = |value: &Value| !value.is_null() && !is_ambiguous(value);
     match constraint {
         Constraint::Eq(value) if narrows(value) => plain(path, constraint).inexact(),
         Constraint::In(values) if values.iter().all(narrows) => plain(path, constraint).inexact(),
@@ -458,7 +485,8 @@ mod tests {
         exactly(r#"{"p":{"__type":"Pointer","className":"C","objectId":"x"}}"#, rawdoc! { "_p_p": { "$eq": "C$x" } });
         exactly(r#"{"p":{"$in":["x",null]}}"#, rawdoc! { "_p_p": { "$in": ["C$x", null] } });
         exactly(r#"{"p":"x"}"#, rawdoc! { "$nor": [{}] });
-        exactly(r#"{"p":{"$exists":false}}"#, rawdoc! { "_p_p": { "$exists": false } });
+        let (named, plain) = (rawdoc! { "_p_p": { "$exists": false } }, rawdoc! { "p": { "$exists": false } });
+        exactly(r#"{"p":{"$exists":false}}"#, rawdoc! { "$and": [named, plain] });
         exactly(r#"{"tags":{"$in":["x"]}}"#, rawdoc! { "tags": { "$in": ["x"] } });
     }
 
@@ -466,6 +494,11 @@ mod tests {
     fn the_rest_is_narrowed() {
         at_least(r#"{"o.a":1}"#, rawdoc! { "o.a": { "$eq": 1 } });
         at_least(r#"{"o.a":{"$ne":1}}"#, rawdoc! {});
+        let bytes = mongodb::bson::Binary { subtype: mongodb::bson::spec::BinarySubtype::Generic, bytes: vec![1] };
+        at_least(
+            r#"{"o.a":{"__type":"Bytes","base64":"AQ=="}}"#,
+            rawdoc! { "$or": [{ "o.a": { "$eq": bytes } }, { "o.a.__type": { "$eq": "Bytes" } }] },
+        );
         at_least(r#"{"g":{"$ne":1},"n":1}"#, rawdoc! { "n": { "$eq": 1 } });
         at_least(r#"{"$or":[{"o.a":null},{"n":1}]}"#, rawdoc! {});
         at_least(r#"{"$nor":[{"o.a":1}]}"#, rawdoc! {});

@@ -365,6 +365,27 @@ async fn a_batch_keeps_its_order_and_gives_each_part_its_own_result() {
     assert_eq!(nobody.post("/batch", json!({"requests": []})).await.ok(), json!([]));
 }
 
+#[tokio::test]
+async fn what_a_batch_creates_comes_back_as_it_was_sent() {
+    let server = Server::shared();
+    let (nobody, class) = (server.nobody(), fresh("Row"));
+    let place = format!("/parse/classes/{class}");
+    let sent: Vec<i64> = (0..50).collect();
+    for is_transaction in [false, true] {
+        let body = |n: &i64| json!({"n": n, "all": is_transaction});
+        let requests: Vec<Value> =
+            sent.iter().map(|n| json!({"method": "POST", "path": place, "body": body(n)})).collect();
+        nobody.post("/batch", json!({"requests": requests, "transaction": is_transaction})).await.ok();
+        let filter = json!({"all": is_transaction}).to_string();
+        for order in ["", "createdAt", "createdAt,objectId"] {
+            let parameters = [("where", filter.as_str()), ("order", order)];
+            let found = nobody.find_by(&class, &parameters[..if order.is_empty() { 1 } else { 2 }]).await;
+            let came: Vec<i64> = found.iter().map(|row| row["n"].as_i64().unwrap()).collect();
+            assert_eq!(came, sent, "in one: {is_transaction}, by {order:?}");
+        }
+    }
+}
+
 // ---- queries
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Creating an object.
 
 use super::prepared::{AfterCommit, Prepared};
-use super::{Objects, Pending, new_object_id, now, relations, users};
+use super::{Objects, Pending, ids, relations, users};
 use crate::auth::Auth;
 use crate::error::{Failure, Result};
 use crate::hooks::{Edits, SaveRequest, Trigger};
@@ -84,8 +84,8 @@ impl Objects {
         let sign_up = if *class == ClassName::USER { Some(users::SignUp::take(auth, &mut sent)?) } else { None };
         let computed: Vec<CompactString> = computed_fields(&sent);
 
-        let created_at = now();
-        let mut object = Object { id: new_object_id(), created_at, updated_at: created_at, ..Object::default() };
+        let (id, created_at) = ids::next();
+        let mut object = Object { id, created_at, updated_at: created_at, ..Object::default() };
         sent = sent.for_create();
         sent.apply(&mut object)?;
 

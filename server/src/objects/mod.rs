@@ -5,6 +5,7 @@
 mod create;
 mod delete;
 mod find;
+mod ids;
 mod prepared;
 mod relations;
 mod schemas;
@@ -201,7 +202,7 @@ pub fn now() -> Date {
     Date::from_millis(since.as_millis() as i64).unwrap_or_default()
 }
 
-/// Ten letters and digits, as Parse makes them: 59 bits of chance.
+/// Ten letters and digits, as Parse makes them: 59 bits of chance. For what nobody asks for in order; see [`ids`].
 fn new_object_id() -> ObjectId {
     ObjectId::new(random_text(10))
 }

@@ -83,6 +83,44 @@ bothWays('a new password ends all sessions, and the old password', async (first,
   }
 });
 
+bothWays('a new password or address makes the link in an older message worthless', async first => {
+  const change = { password: 'a new one', email: `${fresh('new')}@example.com` };
+  for (const [name, value] of Object.entries(change)) {
+    const { objectId, sessionToken } = await signedUp(first);
+    const link = { _perishable_token: 'in a message', _perishable_token_expires_at: new Date(Date.now() + 3_600_000) };
+    await database.rows('_User').updateOne({ _id: objectId }, { $set: link });
+    await first.as(sessionToken).update('_User', objectId, { [name]: value });
+    const row = await database.rows('_User').findOne({ _id: objectId });
+    for (const field of Object.keys(link)) assert.equal(row[field], undefined, `${field} after a new ${name}`);
+  }
+});
+
+bothWays('a name that is an address of another is a name', async (first, second) => {
+  const [shared, password] = [`${fresh('shared')}@example.com`, 'x'];
+  const bob = await first.signUp({ username: fresh('bob'), password: 'bob', email: shared });
+  const carol = await first.signUp({ username: shared, password });
+  for (const server of [first, second]) {
+    assert.equal((await server.logIn({ username: shared, password })).objectId, carol.objectId);
+    assert.equal((await server.logIn({ email: shared, password: 'bob' })).objectId, bob.objectId);
+    await refused(server.logIn({ username: shared, password: 'bob' }), 101);
+  }
+});
+
+test('users of providers that only Parse Server knows are shown to themselves', async () => {
+  const { objectId, sessionToken } = await signedUp(parse);
+  await database.rows('_User').updateOne({ _id: objectId }, { $set: { _auth_data_custom: { id: 'c1', n: 1 } } });
+  for (const server of [parse, tidings]) {
+    const shown = await eventually(async () => {
+      const { authData } = await server.as(sessionToken).me();
+      assert.ok(authData);
+      return authData;
+    });
+    assert.deepEqual(shown, { custom: { id: 'c1', n: 1 } }, server.name);
+    assert.deepEqual((await server.master.get('_User', objectId)).authData, shown, server.name);
+    assert.equal((await server.master.find('_User', { 'authData.custom.id': 'c1' })).length, 1, server.name);
+  }
+});
+
 bothWays('a log-in from the same installation ends the one before', async (first, second) => {
   const { username, password } = await signedUp(first);
   const installation = randomUUID();
@@ -137,6 +175,8 @@ bothWays('a new name and address hold at both', async (first, second) => {
 bothWays('a guest is the same guest at the other server, and becomes a user there', async (first, second) => {
   const guest = { authData: { anonymous: { id: randomUUID() } } };
   const { objectId, sessionToken } = await first.signUp(guest);
+  const [{ createdWith }] = await first.as(sessionToken).find('_Session');
+  assert.deepEqual(createdWith, { action: 'login', authProvider: 'anonymous' });
   const again = await second.signUp(guest);
   assert.equal(again.objectId, objectId);
   assert.deepEqual((await first.as(sessionToken).me()).authData, guest.authData);

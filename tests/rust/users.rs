@@ -325,6 +325,35 @@ async fn a_guest_becomes_a_user() {
 }
 
 #[tokio::test]
+async fn a_name_that_is_an_address_of_another_is_a_name() {
+    let server = plain_server();
+    let (nobody, log_in) = (server.nobody(), async |body: Value| server.nobody().post("/login", body).await);
+    let sign_up = async |name: &str, email: &str| {
+        let body = json!({"username": name, "password": name, "email": email});
+        nobody.post("/users", body).await.created()["objectId"].clone()
+    };
+    let bob = sign_up("bob", "shared@x.test").await;
+    let carol = sign_up("shared@x.test", "carol@x.test").await;
+    for (body, expected) in [
+        (json!({"username": "shared@x.test", "password": "shared@x.test"}), Some(&carol)),
+        (json!({"username": "shared@x.test", "password": "bob"}), None),
+        (json!({"email": "shared@x.test", "password": "bob"}), Some(&bob)),
+        (json!({"username": "", "email": "shared@x.test", "password": "bob"}), Some(&bob)),
+        (json!({"username": "bob", "email": "shared@x.test", "password": "bob"}), Some(&bob)),
+        (json!({"username": "bob", "email": "carol@x.test", "password": "bob"}), None),
+        (json!({"username": 5, "password": "bob"}), None),
+    ] {
+        let answer = log_in(body.clone()).await;
+        match expected {
+            Some(id) => assert_eq!(&answer.ok()["objectId"], id, "{body}"),
+            None => answer.refused(404, 101),
+        }
+    }
+    log_in(json!({"password": "bob"})).await.refused(400, 200);
+    log_in(json!({"username": "bob", "password": ""})).await.refused(400, 201);
+}
+
+#[tokio::test]
 async fn a_second_factor_that_nobody_checks_is_no_log_in() {
     let server = plain_server();
     let alice = server.sign_up("alice").await;

@@ -1,7 +1,7 @@
 //! Reading: one object, a page of a query, a count.
 
 use super::view::{Included, View};
-use super::{Objects, require_master, sessions};
+use super::{Objects, require_master, sessions, users};
 use crate::auth::Auth;
 use crate::error::{Failure, Result};
 use crate::permissions::Operation;
@@ -99,6 +99,7 @@ impl Objects {
         let paths = query.order.iter().map(|order| order.path.as_str());
         refuse_hidden(auth, schema.as_deref(), &query.predicate, paths)?;
         let predicate = sessions::own_only(auth, &query.class, query.predicate.clone())?;
+        let predicate = users::by_provider(auth, &query.class, predicate);
         let snapshot = self.0.storage.snapshot().await?;
         let known = schema.as_deref();
         let selection = Selection {
@@ -146,6 +147,7 @@ impl Objects {
         }
         let schema = self.class(auth, &query.class)?;
         let predicate = sessions::own_only(auth, &query.class, query.predicate.clone())?;
+        let predicate = users::by_provider(auth, &query.class, predicate);
         let snapshot = self.0.storage.snapshot().await?;
         let known = schema.as_deref();
         let predicate = self.resolve_relations(auth, &query.class, known, &*snapshot, predicate).await?;

@@ -6,6 +6,7 @@ mod create;
 mod delete;
 mod find;
 mod ids;
+mod log_in;
 mod prepared;
 mod relations;
 mod schemas;
@@ -18,11 +19,11 @@ mod view;
 
 pub use create::Created;
 pub use find::{Found, Page};
+pub use log_in::LoggedIn;
 pub use subscribe::Admission;
 pub use transaction::{Done, Part};
 pub(crate) use update::Change;
 pub use update::Updated;
-pub use users::LoggedIn;
 pub use view::View;
 
 use crate::auth::{Auth, Credentials, KeyCheck, Keys, Passwords, Sessions};

@@ -1,28 +1,23 @@
-//! What is special about `_User`: sign-up, log-in, passwords, unique names, and that a user belongs to itself.
+//! What is special about rows of `_User`: passwords, unique names, and that a user belongs to itself.
 
 use super::sessions::NewSession;
 use super::{Objects, random_text};
 use crate::auth::Auth;
 use crate::error::{Failure, Result};
-use crate::permissions::Principals;
-use crate::storage::{Action, Guard, Refused, Selection, Unique, Write, WriteError};
-use compact_str::CompactString;
-use std::sync::Arc;
+use crate::storage::{Unique, Write, WriteError};
+use compact_str::{CompactString, format_compact};
 use tidings_protocol::names::{invalid_field_name, is_internal_field};
 use tidings_protocol::update::Operation;
 use tidings_protocol::{ClassName, Code, Map, Object, ObjectId, Predicate, Update, Value};
 
 /// The internal field of a `_User` row that holds the hash of its password.
-const PASSWORD_FIELD: &str = "_hashed_password";
+pub(super) const PASSWORD_FIELD: &str = "_hashed_password";
 /// The internal field that holds the id of an anonymous guest.
 pub(super) const ANONYMOUS_FIELD: &str = "_auth_data_anonymous";
-
-/// A user and the session that a log-in began.
-#[derive(Clone, Debug)]
-pub struct LoggedIn {
-    pub user: Arc<Object>,
-    pub session_token: CompactString,
-}
+/// What the internal fields of all providers begin with.
+const PROVIDER: &str = "_auth_data_";
+/// With which a Parse Server on the same database lets somebody set a new password.
+const RESET_FIELDS: [&str; 2] = ["_perishable_token", "_perishable_token_expires_at"];
 
 /// What a sign-up sends that is not simply stored.
 pub(super) struct SignUp {
@@ -93,13 +88,14 @@ pub(super) async fn prepare_sign_up(
         let hash = objects.0.passwords.hash(password).await?;
         user.fields.insert(PASSWORD_FIELD, Value::String(hash));
     }
-    let provider = match sign_up.anonymous_id {
+    // Parse calls the first session of a guest a log-in.
+    let (action, provider) = match sign_up.anonymous_id {
         Some(id) => {
             user.fields.insert(ANONYMOUS_FIELD, Value::String(id.clone()));
             unique.push(Unique { field: ANONYMOUS_FIELD.into(), value: Value::String(id) });
-            "anonymous"
+            ("login", "anonymous")
         }
-        None => "password",
+        None => ("signup", "password"),
     };
     // Private unless said otherwise; whatever is said, users keep their own rights.
     let acl = user.acl.take().unwrap_or_default();
@@ -108,7 +104,7 @@ pub(super) async fn prepare_sign_up(
     let signs_up_others = auth.depth > 0 || auth.is_master() && auth.installation_id.is_none();
     let session = match signs_up_others {
         true => None,
-        false => Some(objects.new_session(auth, &user.id, "signup", provider)?),
+        false => Some(objects.new_session(auth, &user.id, action, provider)?),
     };
     let (session, session_token) = session.map(|NewSession { token, write }| (write, token)).unzip();
     Ok(PreparedSignUp { unique, session, session_token, generated })
@@ -159,6 +155,10 @@ pub(super) async fn prepare_changes(
     original: &Object,
     update: &mut Update,
 ) -> Result<PreparedChanges> {
+    // Who has the link in an old message must not undo a new password.
+    if changes.has_password() || update.operation("email").is_some() {
+        update.operations.extend(RESET_FIELDS.map(|field| (field.into(), Operation::Delete)));
+    }
     let mut preview = original.clone();
     update.apply(&mut preview)?;
     let mut unique = Vec::new();
@@ -201,102 +201,6 @@ pub(super) async fn prepare_changes(
     Ok(prepared)
 }
 
-impl Objects {
-    /// Signs up a guest, or logs one in that is known already.
-    ///
-    /// # Errors
-    /// As [`Objects::create`] of a `_User`.
-    pub async fn known_guest(&self, auth: &Auth, body: &Map) -> Result<Option<LoggedIn>> {
-        let Some(auth_data) = body.get("authData") else { return Ok(None) };
-        let Some(id) = anonymous_id(auth_data)? else { return Ok(None) };
-        match self.find_user(Predicate::equal(ANONYMOUS_FIELD, Value::String(id))).await? {
-            Some(user) => Ok(Some(self.begin_log_in(auth, user, ANONYMOUS_FIELD).await?)),
-            None => Ok(None),
-        }
-    }
-
-    /// Checks a password and begins a session. `name` is a user name or an e-mail address.
-    ///
-    /// # Errors
-    /// 101 when anything about it is wrong; Parse does not tell what. 200 and 201 for missing parts.
-    pub async fn log_in(&self, auth: &Auth, body: &Map) -> Result<LoggedIn> {
-        let user = self.check_password(body).await?;
-        // A user whom nobody may read, not even itself, is switched off.
-        if user.acl.as_ref().is_some_and(|acl| acl.grants().is_empty()) {
-            return Err(wrong_password());
-        }
-        self.begin_log_in(auth, user, PASSWORD_FIELD).await
-    }
-
-    /// Checks a password without beginning a session.
-    ///
-    /// # Errors
-    /// As [`Objects::log_in`].
-    pub async fn check_password(&self, body: &Map) -> Result<Arc<Object>> {
-        if body.get("authData").is_some_and(|auth_data| !auth_data.is_null()) {
-            // A second factor that nobody checks must not look like one.
-            return Err(unsupported_provider());
-        }
-        let name = body.get("username").or(body.get("email")).filter(|name| !name.is_null());
-        let Some(name) = name else {
-            return Err(Failure::parse(Code::UsernameMissing, "username/email is required."));
-        };
-        let Some(password) = body.get("password").filter(|password| !password.is_null()) else {
-            return Err(Failure::parse(Code::PasswordMissing, "password is required."));
-        };
-        let (Some(name), Some(password)) = (name.as_str(), password.as_str()) else { return Err(wrong_password()) };
-        let predicate = match body.contains("username") {
-            true => Predicate::Or(vec![Predicate::equal("username", name), Predicate::equal("email", name)]),
-            false => Predicate::equal("email", name),
-        };
-        let user = self.find_user(predicate).await?;
-        let hash = user.as_ref().and_then(|user| user.fields.get(PASSWORD_FIELD)).and_then(Value::as_str);
-        let fits = self.0.passwords.verify(password.into(), hash.map(Into::into)).await?;
-        user.filter(|_| fits).ok_or_else(wrong_password)
-    }
-
-    /// Ends the presented session, if there is one.
-    ///
-    /// # Errors
-    /// Only if the store cannot answer.
-    pub async fn log_out(&self, auth: &Auth) -> Result<()> {
-        let Some(session) = &auth.session else { return Ok(()) };
-        self.commit(vec![super::sessions::deletion(&session.id)]).await.await?;
-        Ok(())
-    }
-
-    /// `proof` is the field that was checked. It must still be what it was when the session begins.
-    async fn begin_log_in(&self, auth: &Auth, user: Arc<Object>, proof: &str) -> Result<LoggedIn> {
-        let provider = if proof == ANONYMOUS_FIELD { "anonymous" } else { "password" };
-        let session = self.new_session(auth, &user.id, "login", provider)?;
-        // One session per user and installation.
-        let mut writes = match &auth.installation_id {
-            Some(installation_id) => self.session_deletions(&user.id, Some(installation_id)).await?,
-            None => Vec::new(),
-        };
-        let proven = user.fields.get(proof).cloned().unwrap_or(Value::Null);
-        writes.push(Write {
-            class: ClassName::USER,
-            id: user.id.clone(),
-            action: Action::Expect,
-            guard: Guard { expect: Some(Predicate::equal(proof, proven)), ..Guard::default() },
-            fields: Vec::new(),
-        });
-        writes.push(session.write);
-        match self.commit(writes).await.await {
-            Ok(_) => {}
-            Err(Refused { error: WriteError::Unexpected | WriteError::NotFound, .. }) => return Err(wrong_password()),
-            Err(error) => return Err(error.into()),
-        }
-        Ok(LoggedIn { user, session_token: session.token })
-    }
-
-    async fn find_user(&self, predicate: Predicate) -> Result<Option<Arc<Object>>> {
-        let selection = Selection { predicate, limit: 1, ..Selection::all(ClassName::USER, Principals::MASTER) };
-        Ok(self.0.storage.snapshot().await?.find(&selection).await?.into_iter().next())
-    }
-}
-
 /// Users change only themselves.
 ///
 /// # Errors
@@ -319,6 +223,23 @@ pub(super) fn check_edits(class: &ClassName, edits: &Update) -> Result<()> {
         Some(name) => Err(Failure::parse(Code::ScriptFailed, format!("A hook cannot set {name}."))),
         None => Ok(()),
     }
+}
+
+/// The provider whose internal field this is.
+pub(super) fn provider(field: &str) -> Option<&str> {
+    field.strip_prefix(PROVIDER)
+}
+
+/// Has a query of the master on `authData` look where that is stored. One on another class stays as it is.
+pub(super) fn by_provider(auth: &Auth, class: &ClassName, mut predicate: Predicate) -> Predicate {
+    if *class == ClassName::USER && auth.is_master() {
+        predicate.fields_mut(&mut |path, _| match path.strip_prefix("authData.") {
+            None => {}
+            Some("anonymous" | "anonymous.id") => *path = ANONYMOUS_FIELD.into(),
+            Some(rest) => *path = format_compact!("{PROVIDER}{rest}"),
+        });
+    }
+    predicate
 }
 
 /// A write's failure, with Parse's own codes for taken names of users.
@@ -364,7 +285,7 @@ fn set_value(operation: Operation) -> Value {
 }
 
 /// The id of the anonymous guest that `authData` names; `None` where it names none.
-fn anonymous_id(auth_data: &Value) -> Result<Option<CompactString>> {
+pub(super) fn anonymous_id(auth_data: &Value) -> Result<Option<CompactString>> {
     let Some(providers) = auth_data.as_object() else { return Err(unsupported_provider()) };
     if providers.iter().any(|(name, value)| name != "anonymous" && !value.is_null()) {
         return Err(unsupported_provider());
@@ -379,12 +300,8 @@ fn anonymous_id(auth_data: &Value) -> Result<Option<CompactString>> {
     }
 }
 
-fn unsupported_provider() -> Failure {
+pub(super) fn unsupported_provider() -> Failure {
     Failure::parse(Code::UnsupportedService, "This authentication method is unsupported.")
-}
-
-fn wrong_password() -> Failure {
-    Failure::parse(Code::ObjectNotFound, "Invalid username/password.")
 }
 
 fn unique_text(fields: &Map, name: &str) -> Result<Unique> {

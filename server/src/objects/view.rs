@@ -1,6 +1,7 @@
 //! What one caller sees of objects: without hidden fields, cut to the chosen keys, with included objects in place of
 //! their pointers.
 
+use super::users::provider;
 use crate::auth::Auth;
 use crate::auth::session::TOKEN_FIELD;
 use crate::error::Result;
@@ -171,13 +172,8 @@ impl View {
             out.extend_from_slice(b",\"sessionToken\":");
             write_json_string(token, out);
         }
-        if *class == ClassName::USER
-            && owner
-            && let Some(Value::String(id)) = object.fields.get(super::users::ANONYMOUS_FIELD)
-        {
-            out.extend_from_slice(b",\"authData\":{\"anonymous\":{\"id\":");
-            write_json_string(id, out);
-            out.extend_from_slice(b"}}");
+        if *class == ClassName::USER && owner {
+            write_auth_data(object, out);
         }
     }
 
@@ -284,6 +280,25 @@ fn relations<'a>(
         FieldType::Relation(target) => Some((name, target)),
         _ => None,
     })
+}
+
+/// By which providers a user may be known: those of a Parse Server on the same database as it has stored them.
+fn write_auth_data(user: &Object, out: &mut Vec<u8>) {
+    let known = user.fields.iter().filter(|(_, value)| !value.is_null());
+    let providers: Vec<(&str, &Value)> = known.filter_map(|(name, value)| Some((provider(name)?, value))).collect();
+    for (at, (provider, value)) in providers.iter().enumerate() {
+        out.extend_from_slice(if at == 0 { b",\"authData\":{" } else { b"," });
+        write_json_string(provider, out);
+        out.push(b':');
+        match value {
+            // All that is kept of a guest.
+            Value::String(id) => tidings_protocol::map! { "id" => id.as_str() }.write_json(out),
+            other => other.write_json(out),
+        }
+    }
+    if !providers.is_empty() {
+        out.push(b'}');
+    }
 }
 
 /// Objects do not hold their relations, unless the store says otherwise.

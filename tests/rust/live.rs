@@ -84,6 +84,49 @@ async fn every_way_of_writing_is_heard() {
     all.expect("delete", ids[2]).await;
 }
 
+#[tokio::test]
+async fn relations_are_shown_as_find_shows_them() {
+    let server = Server::shared();
+    let (nobody, class, readers) = (server.nobody(), fresh("Post"), fresh("Reader"));
+    let relation = json!({"__type": "Relation", "className": readers});
+    let mut open = nobody.subscribe(&class, json!({"open": true})).await;
+    let mut live = nobody.connect().await;
+    for (request_id, keys) in [(1, ["open"]), (2, ["likes"])] {
+        live.subscribe(request_id, json!({"className": class, "where": {}, "keys": keys})).await;
+    }
+    let reader = nobody.create(&readers, json!({})).await;
+    let add = json!({"__op": "AddRelation", "objects": [pointer(&readers, &reader)]});
+    // The first object of the class makes the column, and the others have it, too.
+    let first = nobody.create(&class, json!({"open": true, "likes": add})).await;
+    assert_eq!(open.expect("create", &first).await["object"]["likes"], relation);
+    let bare = nobody.create(&class, json!({"open": true})).await;
+    assert_eq!(open.expect("create", &bare).await["object"]["likes"], relation);
+    for (change, event) in
+        [(json!({"n": 1}), "update"), (json!({"open": false}), "leave"), (json!({"open": true}), "enter")]
+    {
+        nobody.update(&class, &bare, change).await;
+        let frame = open.expect(event, &bare).await;
+        assert_eq!((&frame["object"]["likes"], &frame["original"]["likes"]), (&relation, &relation), "{frame}");
+    }
+    for row in open.results().await {
+        assert_eq!(row["likes"], relation, "{row}");
+    }
+    nobody.destroy(&class, &bare).await;
+    assert_eq!(open.expect("delete", &bare).await["object"]["likes"], relation);
+
+    // Among chosen keys it is one like others. The two subscriptions hear of each change in either order.
+    let mut seen = BTreeSet::new();
+    for _ in 0..2 * 6 {
+        let frame = live.next().await;
+        let is_chosen = frame["requestId"] == 2;
+        seen.insert((is_chosen, frame["op"].as_str().unwrap().to_owned()));
+        for image in [&frame["object"], &frame["original"]].into_iter().filter(|image| image.is_object()) {
+            assert_eq!(image.get("likes"), is_chosen.then_some(&relation), "{frame}");
+        }
+    }
+    assert_eq!(seen.len(), 6, "{seen:?}");
+}
+
 // ---- permissions on both images
 
 #[tokio::test]

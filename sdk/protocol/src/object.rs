@@ -2,7 +2,7 @@
 
 use crate::acl::Acl;
 use crate::date::Date;
-use crate::names::{ObjectId, is_internal_field};
+use crate::names::{ClassName, ObjectId, is_internal_field};
 use crate::value::{Map, Value, write_json_string};
 use std::borrow::Cow;
 
@@ -59,6 +59,16 @@ impl Object {
         if let Some(acl) = &self.acl {
             out.extend_from_slice(b",\"ACL\":");
             acl.write_json(out);
+        }
+    }
+
+    /// Appends a relation of the object's class as one more member. Objects do not hold them, unless their store does it.
+    pub fn write_relation(&self, name: &str, target: &ClassName, out: &mut Vec<u8>) {
+        if !self.fields.contains(name) {
+            out.push(b',');
+            write_json_string(name, out);
+            out.push(b':');
+            Value::Relation(Box::new(target.clone())).write_json(out);
         }
     }
 

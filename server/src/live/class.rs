@@ -1,6 +1,7 @@
 //! The subscriptions of one class, arranged so that every question is asked once per change: each distinct filter, each
 //! distinct identity under it, each distinct way of showing the object.
 
+use super::event::{Relations, relations};
 use super::predicate_index::{Access, GroupId, Lookup, PredicateIndex};
 use super::slots::{IdList, Slots};
 use crate::permissions::{Operation, Principals};
@@ -21,6 +22,8 @@ pub(super) struct Class {
     pub(super) name: ClassName,
     /// As of the last change applied.
     schema: Arc<ClassSchema>,
+    /// Those of the schema.
+    pub(super) relations: Relations,
     /// Counts changes of the schema, so that an answer made under an older one is recognised.
     pub(super) schema_version: u64,
     pub(super) index: PredicateIndex,
@@ -155,6 +158,7 @@ impl Class {
         let schema = schema.unwrap_or_else(|| Arc::new(ClassSchema::new(name.clone())));
         Self {
             name,
+            relations: relations(Some(&schema)),
             schema,
             schema_version: 0,
             index: PredicateIndex::default(),
@@ -214,6 +218,7 @@ impl Class {
     /// Takes a new schema and decides anew who may see what.
     pub(super) fn set_schema(&mut self, schema: Option<Arc<ClassSchema>>) {
         let schema = schema.unwrap_or_else(|| Arc::new(ClassSchema::new(self.name.clone())));
+        self.relations = relations(Some(&schema));
         // Most changes of a schema add fields.
         if schema.permissions == self.schema.permissions {
             self.schema = schema;

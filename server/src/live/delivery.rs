@@ -31,7 +31,7 @@ pub struct Settings {
     /// Constraints that the filters of one connection may have; an expression counts for 16.
     pub max_effort: usize,
     /// Rows of one `result`.
-    pub result_limit: u64,
+    pub result_limit: usize,
     /// Bytes of rows from which one `result` takes no further row.
     pub result_bytes: usize,
     /// How long events wait for the pong behind the first `subscribed`.

@@ -1,6 +1,8 @@
 //! The part of an event frame that its subscribers share: everything behind the request id.
 
 use crate::changes::{Cursor, Point};
+use crate::schema::ClassSchema;
+use compact_str::CompactString;
 use std::io::Write;
 use std::sync::Arc;
 use tidings_protocol::live::Event;
@@ -134,29 +136,42 @@ pub(super) fn write_cursor(cursor: &Cursor, out: &mut Vec<u8>) {
     let _ = write!(out, ",\"cursor\":\"{cursor}\"");
 }
 
+/// The relations of a class, each with the class of its members: objects do not hold them, and show them all the same.
+pub(super) type Relations = Arc<[(CompactString, ClassName)]>;
+
+pub(super) fn relations(schema: Option<&ClassSchema>) -> Relations {
+    let fields = schema.into_iter().flat_map(ClassSchema::relation_fields);
+    fields.map(|(name, target)| (name.clone(), target.clone())).collect()
+}
+
 /// Writes an object as events and results show it: `className` first, then what REST shows.
 pub(super) fn write_object(
     class: &ClassName,
     object: &Object,
-    keys: Option<&[compact_str::CompactString]>,
-    hidden: &[compact_str::CompactString],
+    relations: &[(CompactString, ClassName)],
+    keys: Option<&[CompactString]>,
+    hidden: &[CompactString],
     out: &mut Vec<u8>,
 ) {
     out.extend_from_slice(b"{\"className\":");
     write_json_string(class, out);
     out.push(b',');
-    object.write_members(out, |name| {
+    let shows = |name: &str| {
         keys.is_none_or(|keys| keys.iter().any(|key| top_level(key) == name))
             && !hidden.iter().any(|field| field == name)
             && !is_internal_field(name)
-    });
+    };
+    object.write_members(out, shows);
+    for (name, target) in relations.iter().filter(|(name, _)| shows(name)) {
+        object.write_relation(name, target, out);
+    }
     out.push(b'}');
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tidings_protocol::map;
+    use tidings_protocol::{Value, map};
 
     fn body(event: Event, object: &str, original: Option<&str>) -> Arc<EventBody> {
         let cursor = Cursor::behind("t".into(), 7);
@@ -218,9 +233,9 @@ mod tests {
             fields: map! { "a" => 1.0, "b" => 2.0, "email" => "e", "_secret" => "s" },
             ..Object::default()
         };
-        let write = |keys: Option<&[compact_str::CompactString]>, hidden: &[compact_str::CompactString]| {
+        let write = |keys: Option<&[CompactString]>, hidden: &[CompactString]| {
             let mut out = Vec::new();
-            write_object(&ClassName::USER, &object, keys, hidden, &mut out);
+            write_object(&ClassName::USER, &object, &[], keys, hidden, &mut out);
             String::from_utf8(out).unwrap()
         };
         let times = r#""createdAt":"1970-01-01T00:00:00.000Z","updatedAt":"1970-01-01T00:00:00.000Z"}"#;
@@ -232,5 +247,24 @@ mod tests {
             write(Some(&["b.c".into(), "email".into()]), &["email".into()]),
             format!(r#"{{"className":"_User","objectId":"x","b":2,{times}"#)
         );
+    }
+
+    #[test]
+    fn relations_are_shown_once_and_where_other_fields_are() {
+        let relations = [("fans".into(), ClassName::USER)];
+        let write = |object: &Object, keys: Option<&[CompactString]>, hidden: &[CompactString]| {
+            let mut out = Vec::new();
+            write_object(&ClassName::USER, object, &relations, keys, hidden, &mut out);
+            String::from_utf8(out).unwrap().matches(r#""fans":{"__type":"Relation","className":"_User"}"#).count()
+        };
+        let bare = Object::default();
+        let held = Value::Relation(Box::new(ClassName::USER));
+        let holding = Object { fields: map! { "fans" => held }, ..Object::default() };
+        for object in [&bare, &holding] {
+            assert_eq!(write(object, None, &[]), 1);
+            assert_eq!(write(object, Some(&["fans".into()]), &[]), 1);
+            assert_eq!(write(object, Some(&["name".into()]), &[]), 0);
+            assert_eq!(write(object, None, &["fans".into()]), 0);
+        }
     }
 }

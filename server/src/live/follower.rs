@@ -294,7 +294,7 @@ impl Follower {
         let reads = self.reads.clone();
         self.answer(request.ticket, async move {
             let outcome = reads.results(request.read.clone()).await;
-            request.answer(outcome)
+            request.answer(outcome, reads.schemas().get(&request.read.class).map(|schema| &**schema))
         });
     }
 

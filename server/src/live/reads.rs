@@ -4,10 +4,10 @@
 //! The engine itself reads nothing. It gives out [`ReadRequest`]s; a task answers each through [`Reads`], which `app`
 //! wires to the objects, and hands the whole `result` frame back.
 
-use super::event::{EventBody, write_cursor, write_object};
+use super::event::{EventBody, relations, write_cursor, write_object};
 use crate::changes::{Cursor, Position};
 use crate::permissions::Principals;
-use crate::schema::Schemas;
+use crate::schema::{ClassSchema, Schemas};
 use bytes::Bytes;
 use compact_str::CompactString;
 use std::future::Future;
@@ -63,6 +63,8 @@ pub(super) struct ReadRequest {
     pub(super) addressee: Addressee,
     pub(super) keys: Option<Arc<[CompactString]>>,
     pub(super) hidden: Arc<[CompactString]>,
+    /// One object more is read, to tell whether there are more.
+    pub(super) max_objects: usize,
     pub(super) max_bytes: usize,
 }
 
@@ -84,8 +86,10 @@ pub(super) enum Reply {
 }
 
 impl ReadRequest {
-    /// Writes the `result` frame. Rows beyond the bound of bytes are left out.
-    pub(super) fn answer(&self, outcome: Result<Found, Error>) -> ReadAnswer {
+    /// Writes the `result` frame. Rows beyond the bound of bytes are left out. `schema` is the class's, at least as new
+    /// as what was found.
+    pub(super) fn answer(&self, outcome: Result<Found, Error>, schema: Option<&ClassSchema>) -> ReadAnswer {
+        let relations = relations(schema);
         let outcome = outcome.map(|(position, objects)| {
             let mut frame = self.addressee.head("result", Some(self.request_id));
             write_cursor(&Cursor::behind(self.timeline.clone(), position), &mut frame);
@@ -93,8 +97,10 @@ impl ReadRequest {
                 frame.extend_from_slice(b",\"resync\":true");
             }
             frame.extend_from_slice(b",\"results\":[");
+            let mut is_partial = false;
             for (at, object) in objects.iter().enumerate() {
-                if frame.len() >= self.max_bytes {
+                is_partial = at >= self.max_objects || frame.len() >= self.max_bytes;
+                if is_partial {
                     break;
                 }
                 if at > 0 {
@@ -103,9 +109,9 @@ impl ReadRequest {
                 let class = &self.read.class;
                 let own = is_own_row(class, object, &self.read.principals);
                 let hidden = if own { &[][..] } else { &self.hidden };
-                write_object(class, object, self.keys.as_deref(), hidden, &mut frame);
+                write_object(class, object, &relations, self.keys.as_deref(), hidden, &mut frame);
             }
-            frame.extend_from_slice(b"]}");
+            frame.extend_from_slice(if is_partial { b"],\"partial\":true}" } else { b"]}" });
             Reply::Results { position, frame: frame.into() }
         });
         ReadAnswer { ticket: self.ticket, outcome }

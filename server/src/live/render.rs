@@ -1,7 +1,7 @@
 //! Writes each event once for everybody who sees the same of it.
 
 use super::class::{HiddenId, KeysId};
-use super::event::{EventBody, write_object};
+use super::event::{EventBody, Relations, write_object};
 use crate::changes::{Cursor, ObjectChange};
 use compact_str::CompactString;
 use rustc_hash::FxHashMap;
@@ -28,6 +28,7 @@ enum Image {
 /// One change as one view of it is shown.
 pub(super) struct Shown<'a> {
     pub(super) class: &'a ClassName,
+    pub(super) relations: &'a Relations,
     pub(super) change: &'a ObjectChange,
     /// Right behind the change.
     pub(super) cursor: &'a Cursor,
@@ -81,7 +82,7 @@ impl Render {
             };
             let mut json = Vec::with_capacity(512);
             if let Some(object) = object {
-                write_object(shown.class, object, shown.keys, shown.hidden, &mut json);
+                write_object(shown.class, object, shown.relations, shown.keys, shown.hidden, &mut json);
             }
             json
         });

@@ -8,7 +8,7 @@
 //! Nothing is sent that may not be read *now*, although it could be read then: of an object that was lost on the way,
 //! the client hears that it left, with the state that it knows.
 
-use super::event::EventBody;
+use super::event::{EventBody, Relations};
 use super::reads::{ReadAnswer, Reply, Ticket, is_own_row};
 use super::render::{Render, Shown};
 use super::transition::{Seen, is_watched, seen};
@@ -41,6 +41,8 @@ pub(super) struct ReplayRequest {
 #[derive(Clone, Debug)]
 pub(super) struct Interest {
     pub(super) class: ClassName,
+    /// As they are now, not as of each event: find shows old objects so, too.
+    pub(super) relations: Relations,
     pub(super) predicate: Arc<Predicate>,
     /// Top-level fields that the filter names.
     pub(super) fields: Vec<CompactString>,
@@ -186,6 +188,7 @@ impl Scan {
         self.render.begin();
         let body = self.render.body(&Shown {
             class: &interest.class,
+            relations: &interest.relations,
             change,
             cursor: &Cursor::at(self.request.timeline.clone(), point),
             event,

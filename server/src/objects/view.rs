@@ -6,7 +6,7 @@ use crate::auth::Auth;
 use crate::auth::session::TOKEN_FIELD;
 use crate::error::Result;
 use crate::permissions::{Operation, Principals};
-use crate::schema::{FieldType, Schemas};
+use crate::schema::Schemas;
 use crate::storage::Snapshot;
 use compact_str::CompactString;
 use std::collections::HashMap;
@@ -149,7 +149,7 @@ impl View {
         }
         for (name, target) in &self.relations {
             if self.projection.shows(name) && !hidden.contains(&name.as_str()) {
-                write_relation(name, target, object, out);
+                object.write_relation(name, target, out);
             }
         }
         self.write_own(&self.class, object, out);
@@ -215,7 +215,7 @@ impl View {
                 self.write_expanded(object, &hidden, projection, included, out);
                 for (name, target) in relations(&self.schemas, &pointer.class) {
                     if projection.shows(name) && !hidden.contains(&name.as_str()) {
-                        write_relation(name, target, object, out);
+                        object.write_relation(name, target, out);
                     }
                 }
                 out.push(b'}');
@@ -275,11 +275,7 @@ fn relations<'a>(
     schemas: &'a Schemas,
     class: &ClassName,
 ) -> impl Iterator<Item = (&'a CompactString, &'a ClassName)> + use<'a> {
-    let fields = schemas.get(class).into_iter().flat_map(|schema| &schema.fields);
-    fields.filter_map(|(name, field_type)| match field_type {
-        FieldType::Relation(target) => Some((name, target)),
-        _ => None,
-    })
+    schemas.get(class).into_iter().flat_map(|schema| schema.relation_fields())
 }
 
 /// By which providers a user may be known: those of a Parse Server on the same database as it has stored them.
@@ -298,16 +294,6 @@ fn write_auth_data(user: &Object, out: &mut Vec<u8>) {
     }
     if !providers.is_empty() {
         out.push(b'}');
-    }
-}
-
-/// Objects do not hold their relations, unless the store says otherwise.
-fn write_relation(name: &str, target: &ClassName, object: &Object, out: &mut Vec<u8>) {
-    if !object.fields.contains(name) {
-        out.push(b',');
-        write_json_string(name, out);
-        out.push(b':');
-        Value::Relation(Box::new(target.clone())).write_json(out);
     }
 }
 

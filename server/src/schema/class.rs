@@ -83,6 +83,14 @@ impl ClassSchema {
         fields.iter().filter(is_relation).map(|name| ClassName::of_relation(name, &self.class))
     }
 
+    /// The fields that are relations, each with the class of its members.
+    pub fn relation_fields(&self) -> impl Iterator<Item = (&CompactString, &ClassName)> {
+        self.fields.iter().filter_map(|(name, field_type)| match field_type {
+            FieldType::Relation(target) => Some((name, target)),
+            _ => None,
+        })
+    }
+
     /// The fields that a later state of this class has no more, or not of that type.
     pub fn fields_gone_from(&self, later: Option<&Self>) -> Vec<CompactString> {
         let stays =

@@ -267,6 +267,7 @@ impl Engine {
                     let keys = class.keys.list(view.keys).map(|keys| &**keys);
                     let shown = super::render::Shown {
                         class: &class.name,
+                        relations: &class.relations,
                         change,
                         cursor: &cursor,
                         event,

@@ -97,6 +97,7 @@ impl Engine {
                     until: self.position,
                     interest: Interest {
                         class: class.name.clone(),
+                        relations: class.relations.clone(),
                         predicate: group.predicate.clone(),
                         fields: group.fields.clone(),
                         principals: audience.principals.clone(),
@@ -119,12 +120,13 @@ impl Engine {
                         predicate: group.predicate.clone(),
                         principals: audience.principals.clone(),
                         at_least: self.position.max(subscription.since.position),
-                        limit: settings.result_limit,
+                        limit: settings.result_limit as u64 + 1,
                     },
                     request_id: subscription.request_id,
                     addressee: connection.outbox.addressee().clone(),
                     keys,
                     hidden,
+                    max_objects: settings.result_limit,
                     max_bytes: settings.result_bytes,
                 }),
             }

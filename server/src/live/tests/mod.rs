@@ -9,7 +9,7 @@ use super::reads::ReadRequest;
 use super::*;
 use crate::changes::{Change, Committed, ObjectChange, Position};
 use crate::permissions::ClassLevelPermissions;
-use crate::schema::{ClassSchema, Schemas};
+use crate::schema::{ClassSchema, FieldType, Schemas};
 use bytes::BytesMut;
 use std::collections::{BTreeMap, VecDeque};
 use tidings_protocol::value::Map;
@@ -153,6 +153,12 @@ impl World {
         self.apply(Change::Schema { class: schema.class.clone(), before: None, schema: Some(Arc::new(schema)) });
     }
 
+    fn set_fields(&mut self, fields: &[(&str, FieldType)]) {
+        let mut schema = ClassSchema::new(ClassName::from_trusted("Note"));
+        schema.fields.extend(fields.iter().map(|(name, field_type)| ((*name).into(), field_type.clone())));
+        self.apply(Change::Schema { class: schema.class.clone(), before: None, schema: Some(Arc::new(schema)) });
+    }
+
     fn disconnect(&mut self, connection: u64) {
         self.outboxes.remove(&connection);
         self.handle(Command::Disconnect { connection });
@@ -167,7 +173,7 @@ impl World {
 
     fn answer(&mut self, request: &ReadRequest, position: Position, ids: &[&str]) {
         let objects = ids.iter().map(|id| self.objects[&format!("Note/{id}")].clone()).collect();
-        self.handle(Command::Answer(request.answer(Ok((position, objects)))));
+        self.handle(Command::Answer(request.answer(Ok((position, objects)), None)));
     }
 
     /// The client stops reading until its connection counts as slow.
@@ -428,6 +434,28 @@ fn only_filters_that_could_match_are_asked() {
 }
 
 #[test]
+fn relations_are_shown_as_of_the_class_then() {
+    let mut world = World::new();
+    world.subscribe(1, 1, r#"{"a":1}"#);
+    world.put("x", r#"{"a":1}"#);
+    world.expect(1, &["create 1 {a:1,objectId:x}"]);
+    world.set_fields(&[("r", FieldType::Relation(ClassName::USER))]);
+    world.put("x", r#"{"a":1,"b":1}"#);
+    let r = "r:{__type:Relation,className:_User}";
+    world.expect(1, &[&format!("update 1 {{a:1,b:1,objectId:x,{r}}} < {{a:1,objectId:x,{r}}}")]);
+    // As a store does that holds them itself.
+    world.put("x", r#"{"b":1,"r":{"__type":"Relation","className":"_User"}}"#);
+    world.expect(1, &[&format!("leave 1 {{b:1,objectId:x,{r}}} < {{a:1,b:1,objectId:x,{r}}}")]);
+    world.commit("x", None);
+    world.expect(1, &[]);
+    world.put("y", r#"{"a":1}"#);
+    world.expect(1, &[&format!("create 1 {{a:1,objectId:y,{r}}}")]);
+    world.set_fields(&[]);
+    world.commit("y", None);
+    world.expect(1, &["delete 1 {a:1,objectId:y}"]);
+}
+
+#[test]
 fn the_first_subscribed_is_a_fence() {
     let mut world = World::new();
     world.ask(1, 1, new("{}", Principals::ANONYMOUS), false);
@@ -530,7 +558,7 @@ fn results_and_stream_fit_together() {
     world.put("a", "{}");
     world.query(1, 1);
     let request = world.read();
-    assert_eq!((request.read.at_least, request.read.limit), (1, 1_000));
+    assert_eq!((request.read.at_least, request.read.limit), (1, 1_001));
     world.put("b", "{}");
     world.put("c", "{}");
     world.expect(
@@ -567,7 +595,7 @@ fn a_second_question_meanwhile_is_answered_too() {
     world.query(1, 1);
     let request = world.read();
     world.put("a", "{}");
-    let failed = request.answer(Err(Error::new(tidings_protocol::Code::InternalServerError, "no")));
+    let failed = request.answer(Err(Error::new(tidings_protocol::Code::InternalServerError, "no")), None);
     world.handle(Command::Answer(failed));
     world.expect(1, &[r#"error 1 1 "no" false"#, "create 1 {objectId:a}"]);
     // An answer to a subscription that is gone is nobody's.
@@ -579,6 +607,28 @@ fn a_second_question_meanwhile_is_answered_too() {
     let request = world.read();
     world.answer(&request, 1, &["a"]);
     world.expect(1, &["result 1 [a]"]);
+}
+
+#[test]
+fn a_result_that_does_not_hold_all_says_so() {
+    for (settings, partial) in [
+        (Settings { result_limit: 2, ..Settings::default() }, [false, false, true]),
+        (Settings { result_bytes: 1, ..Settings::default() }, [false, true, true]),
+    ] {
+        let mut world = World::with(settings);
+        world.subscribe(1, 1, "{}");
+        for id in ["a", "b", "c"] {
+            world.put(id, "{}");
+        }
+        world.frames(1);
+        for (count, expected) in [0, 2, 3].into_iter().zip(partial) {
+            world.query(1, 1);
+            let request = world.read();
+            world.answer(&request, 3, &["a", "b", "c"][..count]);
+            let frames = world.frames(1).concat();
+            assert_eq!(frames.contains(r#"],"partial":true}"#), expected, "{frames}");
+        }
+    }
 }
 
 #[test]

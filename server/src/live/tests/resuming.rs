@@ -125,6 +125,18 @@ fn every_cursor_is_a_place_to_go_on_from() {
 }
 
 #[test]
+fn what_was_missed_shows_relations_as_find_does() {
+    let mut world = World::new();
+    world.put("x", "{}");
+    world.put("x", r#"{"a":1}"#);
+    world.set_fields(&[("r", FieldType::Relation(ClassName::USER))]);
+    world.resume(1, "{}", "t.1.0");
+    world.answer_replay();
+    let r = "r:{__type:Relation,className:_User}";
+    world.expect(1, &[&format!("update 1 {{a:1,objectId:x,{r}}} < {{objectId:x,{r}}}")]);
+}
+
+#[test]
 fn a_cursor_may_lie_within_a_commit() {
     let mut world = World::new();
     let create = |id: &str| {

@@ -247,10 +247,8 @@ pub(super) fn decode(
     object.acl = parse_acl(readers, writers, legacy);
     object.fields = Map::from_pairs(fields);
     // The members of a relation are in a collection of their own; that there is one is said on every object of the class.
-    for (name, field_type) in schema.into_iter().flat_map(|schema| &schema.fields) {
-        if let FieldType::Relation(class) = field_type {
-            object.fields.insert(name.clone(), Value::Relation(Box::new(class.clone())));
-        }
+    for (name, class) in schema.into_iter().flat_map(ClassSchema::relation_fields) {
+        object.fields.insert(name.clone(), Value::Relation(Box::new(class.clone())));
     }
     Ok(object)
 }

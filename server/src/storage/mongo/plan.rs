@@ -16,8 +16,9 @@ use tidings_protocol::query::Order;
 use tidings_protocol::update::top_level;
 use tidings_protocol::{ClassName, Object};
 
-/// Pages up to here are read in the order of an index, and equal objects put right afterwards.
-const SETTLED_PAGE: u64 = 1_000;
+/// Pages up to here are read in the order of an index, and equal objects put right afterwards: what live queries ask for
+/// is one more than a thousand.
+const SETTLED_PAGE: u64 = 1_001;
 
 /// What makes an object of a document, whatever is looked at.
 const ALWAYS_READ: [&str; 6] = ["_id", "_created_at", "_updated_at", "_rperm", "_wperm", "_acl"];

@@ -29,6 +29,10 @@ impl Reads for Nothing {
         Box::pin(async move { Ok((read.at_least, Vec::new())) })
     }
 
+    fn ended_sessions(&self, _: Vec<ObjectId>) -> Answer<Result<Vec<ObjectId>, Error>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
     fn schemas(&self) -> Schemas {
         Schemas::default()
     }

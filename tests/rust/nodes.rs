@@ -102,6 +102,9 @@ async fn a_node_that_missed_more_than_the_database_remembers_begins_again() {
     let alice = awake.sign_up("alice").await;
     let alice_there = there.clone().session(alice.id(), alice.token());
     until("the session begins", async || status(&alice_there, "GET", "/users/me", json!({})).await.0 == 200).await;
+    let mut alice_listening = alice_there.connect().await;
+    alice_listening.send(json!({"op": "subscribe", "requestId": 1, "query": query})).await;
+    assert_eq!(alice_listening.answer().await["op"], "subscribed");
 
     asleep.pause();
     nobody.update("Note", &note, json!({"n": 1})).await;
@@ -143,6 +146,14 @@ async fn a_node_that_missed_more_than_the_database_remembers_begins_again() {
     for live in [&mut listening, &mut back] {
         live.expect(1, "update", &note).await;
     }
+    // A session that ended gets no result any more.
+    let told = loop {
+        let frame = alice_listening.next().await;
+        if frame["op"] != "update" {
+            break frame;
+        }
+    };
+    assert_eq!((&told["op"], &told["code"]), (&json!("error"), &json!(209)), "{told}");
     // Classes, columns and sessions are as the database has them.
     let there = there.reconnected();
     assert_eq!(status(&there, "POST", "/classes/Fresh", json!({"text": 1})).await, (400, 111));

@@ -3,10 +3,16 @@
 use crate::changes::Position;
 use crate::live::{Answer, Read, Reads};
 use crate::objects::Objects;
+use crate::permissions::Principals;
 use crate::schema::Schemas;
 use crate::storage::{Selection, Storage, Unavailable};
+use std::collections::HashSet;
 use std::sync::Arc;
-use tidings_protocol::{Code, Error, Object};
+use tidings_protocol::query::Constraint;
+use tidings_protocol::{ClassName, Code, Error, Object, ObjectId, Predicate, Value};
+
+/// How many sessions are looked for in one question.
+const SESSIONS_AT_ONCE: usize = 1_000;
 
 pub(super) struct StorageReads {
     pub(super) storage: Arc<dyn Storage>,
@@ -29,6 +35,26 @@ impl Reads for StorageReads {
             let predicate = Arc::unwrap_or_clone(read.predicate);
             let selection = Selection { predicate, limit: read.limit, ..Selection::all(read.class, read.principals) };
             Ok((position, snapshot.find(&selection).await.map_err(told)?))
+        })
+    }
+
+    fn ended_sessions(&self, sessions: Vec<ObjectId>) -> Answer<Result<Vec<ObjectId>, Error>> {
+        let storage = self.storage.clone();
+        Box::pin(async move {
+            let snapshot = storage.snapshot().await.map_err(told)?;
+            let mut ended: HashSet<ObjectId> = sessions.iter().cloned().collect();
+            for some in sessions.chunks(SESSIONS_AT_ONCE) {
+                let ids = some.iter().map(|id| Value::string(id.as_str())).collect();
+                let selection = Selection {
+                    predicate: Predicate::field("objectId", Constraint::In(ids)),
+                    limit: some.len() as u64,
+                    ..Selection::all(ClassName::SESSION, Principals::MASTER)
+                };
+                for session in snapshot.find(&selection).await.map_err(told)? {
+                    ended.remove(&session.id);
+                }
+            }
+            Ok(ended.into_iter().collect())
         })
     }
 

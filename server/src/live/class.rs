@@ -215,24 +215,31 @@ impl Class {
         }
     }
 
-    /// Takes a new schema and decides anew who may see what.
-    pub(super) fn set_schema(&mut self, schema: Option<Arc<ClassSchema>>) {
+    /// Takes a new schema and decides anew who may see what. Returns the subscriptions that may hear now and might not
+    /// before: they have missed what happened meanwhile.
+    pub(super) fn set_schema(&mut self, schema: Option<Arc<ClassSchema>>) -> Vec<SubscriptionId> {
         let schema = schema.unwrap_or_else(|| Arc::new(ClassSchema::new(self.name.clone())));
         self.relations = relations(Some(&schema));
         // Most changes of a schema add fields.
         if schema.permissions == self.schema.permissions {
             self.schema = schema;
-            return;
+            return Vec::new();
         }
         self.schema = schema;
         self.schema_version += 1;
         self.hidden = HiddenPool(vec![Arc::default()]);
+        let mut let_in = Vec::new();
         for (_, group) in self.groups.iter_mut() {
             for audience in &mut group.audiences {
+                let was_allowed = audience.allowed;
                 (audience.allowed, audience.hidden) =
                     rights(&self.schema, group.operation, &group.fields, &audience.principals, &mut self.hidden);
+                if audience.allowed && !was_allowed {
+                    let_in.extend(audience.views.iter().flat_map(|view| view.members.as_slice()));
+                }
             }
         }
+        let_in
     }
 }
 

@@ -13,7 +13,7 @@ use compact_str::CompactString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tidings_protocol::{Code, Error};
+use tidings_protocol::{Code, Error, ObjectId};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
@@ -222,6 +222,9 @@ impl Follower {
                 self.round = Round::begin(turns, Instant::now());
                 self.tail.applied(self.engine.position(), batch.bytes);
             }
+            if let Some(sessions) = self.engine.take_session_check(now) {
+                self.check(sessions);
+            }
             for request in self.engine.take_reads() {
                 self.read(request);
             }
@@ -295,6 +298,25 @@ impl Follower {
         self.answer(request.ticket, async move {
             let outcome = reads.results(request.read.clone()).await;
             request.answer(outcome, reads.schemas().get(&request.read.class).map(|schema| &**schema))
+        });
+    }
+
+    /// Asks until there is an answer, as no result is read before.
+    fn check(&self, sessions: Vec<ObjectId>) {
+        let (reads, inbox) = (self.reads.clone(), self.inbox.clone());
+        self.runtime.spawn(async move {
+            let all = sessions.clone();
+            let ended = tokio::spawn(async move {
+                loop {
+                    match reads.ended_sessions(sessions.clone()).await {
+                        Ok(ended) => return ended,
+                        Err(_) => tokio::time::sleep(IDLE).await,
+                    }
+                }
+            });
+            // Who cannot be told from the ended comes back with a new subscription.
+            let ended = ended.await.unwrap_or(all);
+            inbox.push(Command::SessionsChecked { ended });
         });
     }
 
@@ -405,6 +427,10 @@ mod tests {
 
     impl Reads for Panics {
         fn results(&self, _: Read) -> Answer<Result<Found, Error>> {
+            Box::pin(async { panic!("a broken store") })
+        }
+
+        fn ended_sessions(&self, _: Vec<ObjectId>) -> Answer<Result<Vec<ObjectId>, Error>> {
             Box::pin(async { panic!("a broken store") })
         }
 

@@ -14,13 +14,16 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use tidings_protocol::live::Addressee;
-use tidings_protocol::{ClassName, Error, Object, Predicate};
+use tidings_protocol::{ClassName, Error, Object, ObjectId, Predicate};
 
 /// What live queries need from the rooms that know the store.
 pub trait Reads: Send + Sync + 'static {
     /// The objects that match and may be read, in their natural order, at most `limit`; from one state of the store
     /// that holds every change up to `at_least`, and the position of that state.
     fn results(&self, read: Read) -> Answer<Result<Found, Error>>;
+
+    /// Those of these sessions that have ended, in a state that holds every published change.
+    fn ended_sessions(&self, sessions: Vec<ObjectId>) -> Answer<Result<Vec<ObjectId>, Error>>;
 
     /// All classes, as new as the newest published change.
     fn schemas(&self) -> Schemas;

@@ -81,6 +81,7 @@ const GOING_AWAY: Closing = Closing { code: 1001, reason: "The server is stoppin
 const REFUSED: Closing = Closing { code: 1008, reason: "See the error" };
 const GARBAGE: Closing = Closing { code: 1003, reason: "Not a LiveQuery client" };
 const NO_CONNECT: Closing = Closing { code: 1008, reason: "No connect frame came" };
+const NOT_CHECKED: Closing = Closing { code: 1011, reason: "Cannot check who connects; reconnect" };
 
 /// The connection is over.
 struct Over;
@@ -395,7 +396,7 @@ impl Task {
                     self.write(cx)?;
                 }
                 Phase::Open if self.client.is_none() => {
-                    self.close(NO_CONNECT);
+                    self.close(if self.asking.is_some() { NOT_CHECKED } else { NO_CONNECT });
                     self.write(cx)?;
                 }
                 Phase::Open => {

@@ -67,6 +67,10 @@ impl Reads for FakeReads {
         Box::pin(async move { Ok(rows) })
     }
 
+    fn ended_sessions(&self, sessions: Vec<ObjectId>) -> Answer<Result<Vec<ObjectId>, Error>> {
+        Box::pin(async move { Ok(sessions) })
+    }
+
     fn schemas(&self) -> Schemas {
         Schemas::default()
     }

@@ -11,7 +11,7 @@ pub(super) struct EndedSessions {
 }
 
 /// Longer than anybody takes from checking a session to subscribing with it.
-const REMEMBERED: Millis = 60_000;
+pub(super) const REMEMBERED: Millis = 60_000;
 /// How many ended sessions are remembered at most.
 const MAX_REMEMBERED: usize = 65_536;
 

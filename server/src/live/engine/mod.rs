@@ -7,6 +7,7 @@ mod ended_sessions;
 mod prepared;
 mod results;
 mod sending;
+mod session_check;
 mod state;
 mod subscriptions;
 
@@ -25,6 +26,7 @@ use crate::schema::{ClassSchema, Schemas};
 use compact_str::CompactString;
 use ended_sessions::EndedSessions;
 use rustc_hash::FxHashMap;
+use session_check::SessionCheck;
 use state::Sending;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -69,7 +71,12 @@ pub(super) enum Command {
         connection: u64,
     },
     Answer(ReadAnswer),
+    /// Those that have ended of the sessions that were to be checked.
+    SessionsChecked {
+        ended: Vec<ObjectId>,
+    },
 }
+
 pub(super) struct Engine {
     timeline: CompactString,
     /// Everything up to here was applied.
@@ -82,6 +89,7 @@ pub(super) struct Engine {
     /// The subscriptions that stand on each session.
     sessions: HashMap<ObjectId, IdList>,
     ended_sessions: EndedSessions,
+    session_check: SessionCheck,
     /// When each fence lifts without its pong, in order.
     fences: VecDeque<(Millis, u64, u64)>,
     /// When each connection that wants checkpoints gets its next one, in order.
@@ -132,6 +140,7 @@ impl Engine {
             by_connection: FxHashMap::default(),
             sessions: HashMap::new(),
             ended_sessions: EndedSessions::default(),
+            session_check: SessionCheck::default(),
             fences: VecDeque::new(),
             checkpoints: VecDeque::new(),
             reads: Vec::new(),
@@ -164,7 +173,7 @@ impl Engine {
                 if new.new.resume_from.is_some() {
                     self.want_checkpoints(connection, now);
                 }
-                self.subscribe(connection, request_id, *new, is_update, head);
+                self.subscribe(connection, request_id, *new, is_update, head, now);
             }
             Command::WantCheckpoints { connection } => self.want_checkpoints(connection, now),
             Command::Unsubscribe { connection, request_id } => self.unsubscribe(connection, request_id),
@@ -181,6 +190,10 @@ impl Engine {
             Command::CaughtUp { connection } => self.caught_up(connection),
             Command::Disconnect { connection } => self.disconnect(connection),
             Command::Answer(answer) => self.answered(answer),
+            Command::SessionsChecked { ended } => {
+                self.session_check.end(now);
+                ended.iter().for_each(|session| self.end_session(session, now));
+            }
         }
         self.ended_sessions.forget(now);
     }
@@ -203,15 +216,20 @@ impl Engine {
                     None => self.schemas.remove(class),
                 };
                 if let Some(known) = self.by_class.get(class).and_then(|id| self.classes.get_mut(*id)) {
-                    known.set_schema(schema.clone());
+                    stale = known.set_schema(schema.clone());
+                    stale.retain(|id| self.sending.is_before(*id, committed.point()));
                     if !removed.is_empty() {
-                        stale = known.asking_for(&removed);
+                        stale.extend(known.asking_for(&removed));
+                        stale.sort_unstable();
+                        stale.dedup();
                     }
                 }
             }
             Change::Unseen { class, gone } => {
-                if let Some(id) = gone.as_ref().filter(|_| *class == ClassName::SESSION) {
-                    self.end_session(id, now);
+                match gone {
+                    Some(id) if *class == ClassName::SESSION => self.end_session(id, now),
+                    None if *class == ClassName::SESSION => self.session_check.ask(now),
+                    _ => {}
                 }
                 if let Some(known) = self.by_class.get(class).and_then(|id| self.classes.get_mut(*id)) {
                     stale = known.everybody();
@@ -221,7 +239,7 @@ impl Engine {
         }
         self.position = committed.position;
         self.counts.changes += 1;
-        // Their objects changed without a change of their own.
+        // Their objects changed without a change of their own, or one that they did not hear.
         for id in stale {
             self.start_afresh(id);
         }
@@ -305,14 +323,23 @@ impl Engine {
         None
     }
 
-    /// The reads that were asked for since the last call.
+    /// All sessions in use, when nobody has told which of them have ended.
+    pub(super) fn take_session_check(&mut self, now: Millis) -> Option<Vec<ObjectId>> {
+        self.session_check.begin(now, !self.sessions.is_empty()).then(|| self.sessions.keys().cloned().collect())
+    }
+
+    /// The reads that were asked for since the last call; for a session that may have ended, once it was checked.
     pub(super) fn take_reads(&mut self) -> Vec<ReadRequest> {
-        std::mem::take(&mut self.reads)
+        let (requests, sending) = (std::mem::take(&mut self.reads), &self.sending);
+        let has_session = |request: &ReadRequest| sending.has_session(request.ticket.subscription);
+        self.session_check.pass(requests, |check| &mut check.reads, has_session)
     }
 
     /// The same of replays.
     pub(super) fn take_replays(&mut self) -> Vec<ReplayRequest> {
-        std::mem::take(&mut self.replays)
+        let (requests, sending) = (std::mem::take(&mut self.replays), &self.sending);
+        let has_session = |request: &ReplayRequest| sending.has_session(request.ticket.subscription);
+        self.session_check.pass(requests, |check| &mut check.replays, has_session)
     }
 
     /// The change log no longer holds what comes next: every connection has to begin again.

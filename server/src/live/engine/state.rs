@@ -100,6 +100,10 @@ pub(super) struct Results {
 }
 
 impl Sending {
+    pub(super) fn has_session(&self, id: SubscriptionId) -> bool {
+        self.subscriptions.get(id).is_some_and(|subscription| subscription.session.is_some())
+    }
+
     /// Whether a change at this point concerns a subscription.
     pub(super) fn is_before(&self, id: SubscriptionId, point: Point) -> bool {
         self.subscriptions.get(id).is_some_and(|subscription| subscription.since < point)

@@ -21,6 +21,7 @@ impl Engine {
         new: Prepared,
         is_update: bool,
         head: Position,
+        now: Millis,
     ) {
         let Some(&at) = self.by_connection.get(&connection) else { return };
         let Some(connection) = self.sending.connections.get_mut(at) else { return };
@@ -63,7 +64,7 @@ impl Engine {
         };
         // Whoever names a cursor says what it has heard, and is owed nothing else.
         let resume = resume_from.map(|cursor| (cursor.timeline == self.timeline).then_some(cursor.point()));
-        let now = Point::behind(head.max(self.position));
+        let newest = Point::behind(head.max(self.position));
         let id = self.sending.subscriptions.insert(Subscription {
             connection: at,
             request_id,
@@ -75,9 +76,9 @@ impl Engine {
             // What was committed before the client asked is not news to it. A replacement goes on where the old one
             // stood, so that nothing falls between the two.
             since: match (resume, &old) {
-                (Some(point), _) => point.unwrap_or(now),
+                (Some(point), _) => point.unwrap_or(newest),
                 (None, Some(old)) => old.since.max(Point::behind(self.position)),
-                (None, None) => now,
+                (None, None) => newest,
             },
             fence: None,
             read: None,
@@ -91,6 +92,7 @@ impl Engine {
         let Some(subscription) = self.sending.subscriptions.get_mut(id) else { return };
         subscription.place = place;
         if let Some(session) = session {
+            self.session_check.meet(now);
             self.sessions.entry(session).or_default().insert(id);
         }
         let Some(connection) = self.sending.connections.get_mut(at) else { return };
@@ -116,7 +118,7 @@ impl Engine {
                 self.settle(id);
             }
             (None, None) => {
-                self.stage_subscribed(id, Some(now));
+                self.stage_subscribed(id, Some(newest));
                 self.settle(id);
             }
             (None, Some(old)) => self.take_over(id, old),

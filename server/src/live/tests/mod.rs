@@ -341,7 +341,10 @@ fn schema_changes_count_from_their_place_in_the_log() {
     world.set_permissions("Note", r#"{"find":{"*":true},"protectedFields":{"*":["secret"]}}"#);
     world.put("x", r#"{"secret":1,"n":1}"#);
     world.set_permissions("Note", r#"{"get":{"*":true}}"#);
+    // Who is let in again has missed something.
+    let request = world.read();
     world.put("x", r#"{"secret":1,"n":2}"#);
+    world.answer(&request, 4, &["x"]);
     let mut events = world.events(1);
     // Between subscriptions one change has no order.
     events[..3].sort();
@@ -352,6 +355,8 @@ fn schema_changes_count_from_their_place_in_the_log() {
             "create 2 {objectId:x,secret:1}",
             "create 3 {objectId:x,secret:1}",
             "update 1 {n:1,objectId:x} < {objectId:x}",
+            "result 2 [x]",
+            "subscribed 2 at t.4",
             "update 2 {n:2,objectId:x,secret:1} < {n:1,objectId:x,secret:1}",
         ]
     );
@@ -548,6 +553,49 @@ fn a_deleted_session_ends_its_subscriptions() {
     world.answer_pings(1);
     world.apply(Change::Unseen { class: ClassName::SESSION, gone: Some(ObjectId::new("s2")) });
     world.expect(1, &[r#"error 4 209 "Invalid session token" false"#]);
+}
+
+#[test]
+fn sessions_that_may_have_ended_are_checked_before_anything_is_read() {
+    let mut world = World::new();
+    for session in ["s1", "s2"] {
+        let request_id = if session == "s1" { 1 } else { 2 };
+        let audience = Audience { principals: user("ann"), session: Some(ObjectId::new(session)) };
+        world.ask(1, request_id, NewSubscription { audience, ..new("{}", Principals::ANONYMOUS) }, false);
+    }
+    world.answer_pings(1);
+    let unseen = |class| Change::Unseen { class, gone: None };
+    world.apply(unseen(ClassName::SESSION));
+    world.apply(unseen(ClassName::from_trusted("Note")));
+    let mut sessions = world.engine.take_session_check(world.now).unwrap();
+    sessions.sort();
+    assert_eq!(sessions, ["s1", "s2"].map(ObjectId::new));
+    assert!(world.engine.take_reads().is_empty(), "who may have lost the session gets no result");
+    // One at a time, and not all the time; what happens meanwhile is looked at afterwards, and holds up nothing older.
+    world.apply(unseen(ClassName::SESSION));
+    assert!(world.engine.take_session_check(world.now).is_none());
+    world.handle(Command::SessionsChecked { ended: vec![ObjectId::new("s1")] });
+    world.expect(1, &[r#"error 1 209 "Invalid session token" false"#]);
+    assert!(world.engine.take_session_check(world.now).is_none());
+    for request in world.engine.take_reads() {
+        world.answer(&request, 3, &[]);
+    }
+    world.expect(1, &["result 2 []", "subscribed 2 at t.3"]);
+    world.now += 1_000;
+    assert_eq!(world.engine.take_session_check(world.now).unwrap(), [ObjectId::new("s2")]);
+    world.handle(Command::SessionsChecked { ended: Vec::new() });
+    // Who was let in before it ended, and subscribes now, is looked at as well; who has no session waits for nothing.
+    let audience = Audience { principals: user("ann"), session: Some(ObjectId::new("s3")) };
+    world.ask(1, 3, NewSubscription { audience, ..new("{}", Principals::ANONYMOUS) }, false);
+    world.subscribe(1, 4, "{}");
+    world.answer_pings(1);
+    world.query(1, 3);
+    world.query(1, 4);
+    assert_eq!(world.read().request_id, 4);
+    world.now += 1_000;
+    assert_eq!(world.engine.take_session_check(world.now).unwrap().len(), 2);
+    world.handle(Command::SessionsChecked { ended: Vec::new() });
+    assert_eq!(world.read().request_id, 3);
 }
 
 #[test]

@@ -15,8 +15,8 @@ pub struct ChangeTail {
     max_bytes: usize,
     /// Position of the newest change.
     published: AtomicU64,
-    /// Position of the newest change that somebody was answered; it may still be on its way here.
-    answered: AtomicU64,
+    /// The newest position that somebody may know of.
+    reached: AtomicU64,
     /// Called after each push; must not block.
     wake: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
@@ -70,8 +70,8 @@ impl ChangeTail {
             behind_since: None,
             has_follower: false,
         };
-        let (published, answered) = (AtomicU64::new(position), AtomicU64::new(position));
-        Self { recent: Mutex::new(recent), max_bytes, published, answered, wake: OnceLock::new() }
+        let (published, reached) = (AtomicU64::new(position), AtomicU64::new(position));
+        Self { recent: Mutex::new(recent), max_bytes, published, reached, wake: OnceLock::new() }
     }
 
     /// Registers the follower's wake-up call. Only the first one counts.
@@ -103,9 +103,10 @@ impl ChangeTail {
         }
     }
 
-    /// A change at this position was answered, and is still to be pushed.
-    pub fn answered(&self, position: Position) {
-        self.answered.fetch_max(position, Ordering::AcqRel);
+    /// The store has come to this position: a change at it was answered, and is still to be pushed; or all changes up to it
+    /// are here.
+    pub fn reached(&self, position: Position) {
+        self.reached.fetch_max(position, Ordering::AcqRel);
     }
 
     /// Position of the newest change.
@@ -113,9 +114,9 @@ impl ChangeTail {
         self.published.load(Ordering::Acquire)
     }
 
-    /// Position of the newest change that anybody can know of: here, or on its way here.
+    /// The newest position that anybody can know of. A change at it may still be on its way here.
     pub fn newest(&self) -> Position {
-        self.position().max(self.answered.load(Ordering::Acquire))
+        self.position().max(self.reached.load(Ordering::Acquire))
     }
 
     /// About `max` changes after `position`: whole positions only.
@@ -200,8 +201,8 @@ mod tests {
         tail.push([change(20), change(20)]);
         assert_eq!(positions(tail.read_after(13, 1)), [14]);
         assert_eq!(positions(tail.read_after(14, 1)), [20, 20]);
-        tail.answered(25);
-        tail.answered(22);
+        tail.reached(25);
+        tail.reached(22);
         assert_eq!((tail.position(), tail.newest()), (20, 25));
     }
 

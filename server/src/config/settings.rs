@@ -44,7 +44,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("max-object-size", "1mb", "Size of a stored object at most"),
     setting("object-cache-size", "64mb", "Memory for objects that are read often"),
     setting("change-retention", "86400", "Seconds that changes are kept for those who resume"),
-    setting("change-retention-size", "1gb", "Size of the changes kept at most"),
+    setting("change-retention-size", "1gb", "Size of the changes kept, give or take a file"),
     setting("max-connections", "50000", "Open connections at most"),
     setting("max-connections-per-address", "1000", "Open connections of one address at most; loopback is free"),
     setting("head-timeout", "10", "Seconds for the head of a request"),

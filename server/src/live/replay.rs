@@ -90,8 +90,12 @@ impl ReplayRequest {
         let (from, until) = (self.from, self.until);
         let mut at = from.whole();
         // This process may not have heard of it yet; but somebody must have committed it.
-        if at > tail.position() && at > source.newest().await? {
-            return Ok(Reply::Untold);
+        if at > tail.newest() {
+            if at > source.newest().await? {
+                return Ok(Reply::Untold);
+            }
+            // Whatever is read for this client from here on must be no older.
+            tail.reached(at);
         }
         let Ok(mut scan) = Scan::new(self) else { return Ok(Reply::Untold) };
         loop {

@@ -87,6 +87,7 @@ macro_rules! storage_contract {
             distinct_values_are_told_once
             distinct_values_may_be_many_and_large_but_not_without_end
             a_snapshot_stays_as_it_is
+            what_is_not_there_is_read_as_of_a_moment
             a_commit_is_seen_whole
             changes_are_what_was_committed
             changes_hide_internal_fields

@@ -38,6 +38,27 @@ pub async fn a_snapshot_stays_as_it_is(stores: &dyn Stores) {
     assert_eq!(snapshot.count(&select(&class, "{}", "")).await.unwrap(), 2);
 }
 
+/// Whatever is asked first of a class that nobody has made, and what second.
+pub async fn what_is_not_there_is_read_as_of_a_moment(stores: &dyn Stores) {
+    let store = stores.open().await;
+    let (class, other) = (fresh_class("Never"), fresh_class("There"));
+    let written = done(&*store, create(&other, "a", r#"{"n":1}"#)).await;
+    for first in ["get", "find", "count", "distinct", "cursor"] {
+        let snapshot = store.snapshot().await.unwrap();
+        let all = select(&class, "{}", "");
+        for asked in [first, "find", "count", "get", "distinct", "cursor"] {
+            match asked {
+                "get" => assert_eq!(snapshot.get(&class, &id("a")).await.unwrap(), None),
+                "find" => assert!(snapshot.find(&all).await.unwrap().is_empty()),
+                "count" => assert_eq!(snapshot.count(&all).await.unwrap(), 0),
+                "distinct" => assert_eq!(snapshot.distinct(&all, "n").await.unwrap(), Some(Vec::new())),
+                _ => assert!(snapshot.cursor().position >= written.cursor.position),
+            }
+        }
+        assert!(snapshot.get(&other, &id("a")).await.unwrap().is_some(), "asked {first} first");
+    }
+}
+
 /// Several objects always hold the same number: whoever sees two numbers saw half a commit, or a stale cache.
 pub async fn a_commit_is_seen_whole(stores: &dyn Stores) {
     let store = stores.open().await;

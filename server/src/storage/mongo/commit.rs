@@ -3,7 +3,7 @@
 use super::errors::{Refusal, duplicate_field, refusal, unavailable, write_error};
 use super::filters::{Filter, permitted};
 use super::updates::{as_stored, ordered, plan};
-use super::{Shared, documents, feed, position, transactions};
+use super::{Shared, documents, feed, position, timestamp, transactions};
 use crate::changes::{Change, Cursor};
 use crate::schema::ClassSchema;
 use crate::storage::limits::check_id;
@@ -177,6 +177,16 @@ pub(super) async fn session(shared: &Shared) -> Result<ClientSession, Error> {
     shared.client.start_session().with_options(options).await
 }
 
+/// One whose reads see what we know of, also on a new primary, whose view of what most members have may be older.
+pub(super) async fn knowing_session(shared: &Shared) -> Result<ClientSession, Error> {
+    if shared.standalone.is_some() {
+        return session(shared).await;
+    }
+    let mut session = shared.client.start_session().await?;
+    session.advance_operation_time(timestamp(shared.tail.newest()));
+    Ok(session)
+}
+
 /// An object before and after a write.
 pub(super) type Images = (Option<Arc<Object>>, Option<Arc<Object>>);
 
@@ -196,6 +206,6 @@ pub(super) fn written(shared: &Shared, session: &ClientSession, write: &Write, (
 /// When the session's last write was made.
 pub(super) fn written_at(shared: &Shared, session: &ClientSession) -> Cursor {
     let at = session.operation_time().map_or_else(|| shared.tail.newest(), position);
-    shared.tail.answered(at);
+    shared.tail.reached(at);
     shared.cursor(at)
 }

@@ -1,6 +1,6 @@
 //! Changes to classes that somebody asks for: create, change, delete.
 
-use super::commit::{session, written_at};
+use super::commit::{knowing_session, written_at};
 use super::errors::{Refusal, refusal, unavailable};
 use super::transactions::{Failure, Tries, finish, reached, start, still};
 use super::{Shared, collections, schemas};
@@ -29,7 +29,7 @@ pub(super) async fn edit(shared: Arc<Shared>, edit: SchemaEdit) -> Result<Option
         }
         SchemaEdit::Update(class, _) | SchemaEdit::Delete(class) => class.clone(),
     };
-    let mut session = session(&shared).await.map_err(unavailable)?;
+    let mut session = knowing_session(&shared).await.map_err(unavailable)?;
     let mut tries = Tries::begin();
     let edited = loop {
         start(&shared, &mut session).await.map_err(unavailable)?;

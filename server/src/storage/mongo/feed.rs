@@ -115,11 +115,14 @@ async fn follow_once(shared: &Arc<Shared>, after: &mut Position, telling: Tellin
             }
         }
         *after = (*after).max(until);
-        if !changes.is_empty() {
+        let is_news = !changes.is_empty();
+        if is_news {
             shared.tail.push(changes);
-            if telling == Telling::Small && reader.held.is_empty() {
-                return Ok(());
-            }
+        }
+        // Time passes also where nothing happens, and a moment of minutes ago can no longer be read.
+        shared.tail.reached(until);
+        if is_news && telling == Telling::Small && reader.held.is_empty() {
+            return Ok(());
         }
     }
     Ok(())
@@ -150,9 +153,10 @@ async fn open(shared: &Shared, after: Position, wait: Duration, telling: Telling
     shared.db.aggregate(stages).max_await_time(wait).batch_size(MOST_EVENTS).batch().await
 }
 
-async fn newest(shared: &Shared) -> Result<Position, Error> {
+/// The newest moment of the database, which has all that this process has heard and written.
+pub(super) async fn newest(shared: &Shared) -> Result<Position, Error> {
     let answer = shared.db.run_command(doc! { "ping": 1 }).await?;
-    Ok(answer.get_timestamp("operationTime").map_or_else(|_| shared.tail.newest(), position))
+    Ok(answer.get_timestamp("operationTime").map_or(0, position).max(shared.tail.newest()))
 }
 
 /// All that the database still has of its history: as much as its oplog holds.

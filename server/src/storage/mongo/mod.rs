@@ -114,6 +114,8 @@ struct Shared {
     timeline: CompactString,
     /// Where the database tells nothing of what happens in it.
     standalone: Option<Standalone>,
+    /// Whether a router answers: collections may be sharded.
+    is_router: bool,
     /// One permit for each commit that may be under way; closed with the store.
     commits: Arc<Semaphore>,
     runtime: Handle,

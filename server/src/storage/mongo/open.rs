@@ -72,7 +72,7 @@ impl Mongo {
     pub async fn open(url: &str, mut options: MongoOptions) -> Result<Arc<Self>, OpenError> {
         let client = connect(url).await?;
         let db = client.default_database().unwrap_or_else(|| client.database("parse"));
-        let now = told_of(now(&db)).await?;
+        let Server { now, is_router } = told_of(Server::behind(&db)).await?;
         let standalone = now.is_none().then(Standalone::default);
         if standalone.is_some() {
             tracing::warn!("{}", standalone::WARNING);
@@ -99,6 +99,7 @@ impl Mongo {
             lanes: Arc::new(Lanes::default()),
             timeline,
             standalone,
+            is_router,
             commits: Arc::new(Semaphore::new(options.waiting_commits as usize)),
             runtime: Handle::current(),
             options,
@@ -120,6 +121,9 @@ async fn connect(url: &str) -> Result<Client, OpenError> {
     settings.server_selection_timeout.get_or_insert(PATIENCE);
     settings.heartbeat_freq.get_or_insert(HEARTBEAT);
     settings.connect_timeout.get_or_insert(CONNECTING);
+    // Who was answered reads what the answer told of, and hears of it at once: only the primary can do so.
+    settings.selection_criteria = None;
+    settings.read_concern = None;
     // An answered commit is on the disks of most.
     settings.write_concern = Some(WriteConcern::builder().w(Acknowledgment::Majority).journal(true).build());
     Ok(Client::with_options(settings)?)
@@ -137,17 +141,25 @@ async fn told_of<T>(question: impl Future<Output = T>) -> T {
     }
 }
 
-/// The database's own time, which only members of a replica set have.
-async fn now(db: &Database) -> Result<Option<Position>, OpenError> {
-    let hello = db.run_command(doc! { "hello": 1 }).await?;
-    let is_replicated =
-        hello.contains_key("setName") || hello.get_str("msg").is_ok_and(|message| message == "isdbgrid");
-    match hello.get("operationTime") {
-        Some(Bson::Timestamp(time)) if is_replicated => Ok(Some(position(*time))),
-        _ if is_replicated || hello.contains_key("isreplicaset") => Err(OpenError::Unsuited(
-            "this MongoDB was started as a member of a replica set that does not work yet: run rs.initiate()",
-        )),
-        _ => Ok(None),
+/// Who answers there.
+struct Server {
+    /// The database's own time, which only members of a replica set have, and routers.
+    now: Option<Position>,
+    is_router: bool,
+}
+
+impl Server {
+    async fn behind(db: &Database) -> Result<Self, OpenError> {
+        let hello = db.run_command(doc! { "hello": 1 }).await?;
+        let is_router = hello.get_str("msg").is_ok_and(|message| message == "isdbgrid");
+        let is_replicated = is_router || hello.contains_key("setName");
+        match hello.get("operationTime") {
+            Some(Bson::Timestamp(time)) if is_replicated => Ok(Self { now: Some(position(*time)), is_router }),
+            _ if is_replicated || hello.contains_key("isreplicaset") => Err(OpenError::Unsuited(
+                "this MongoDB was started as a member of a replica set that does not work yet: run rs.initiate()",
+            )),
+            _ => Ok(Self { now: None, is_router }),
+        }
     }
 }
 

@@ -112,9 +112,11 @@ impl<'a> Reader<'a> {
         let files_url = self.shared.options.files_url.as_deref();
         let mut distinct = Distinct::of(field);
         let mut add = |value: RawBsonRef<'_>| distinct.add_value(&documents::decode_value(value, column, files_url));
-        // With an index on it, the database's own command would take the arrays in an array apart, too.
-        if *column == FieldType::Array {
-            let name = format!("${field}");
+        // With an index on it, the database's own command would take the arrays in an array apart, too; and of a collection
+        // that is sharded it reads no one moment.
+        let stored = column_name(field, &plan.schema);
+        if *column == FieldType::Array || self.shared.is_router {
+            let name = format!("${stored}");
             let command = rawdoc! {
                 "aggregate": class,
                 "pipeline": [
@@ -129,11 +131,11 @@ impl<'a> Reader<'a> {
             self.run(command, &mut |group| group.get("_id").ok().flatten().is_none_or(&mut add)).await?;
             return Ok(distinct);
         }
-        let mut command = rawdoc! { "distinct": class, "key": column_name(field, &plan.schema), "query": filter };
+        let mut command = rawdoc! { "distinct": class, "key": stored.as_str(), "query": filter };
         self.as_of_our_moment(&mut command);
         let answer = RawDocumentBuf::try_from(self.shared.db.run_raw_command(command).await?)?;
         if self.at.is_none() {
-            self.at = answer.get_timestamp("atClusterTime").ok().map(position);
+            self.at = moment(&answer);
         }
         for value in answer.get_array("values")? {
             if !add(value?) {
@@ -224,8 +226,7 @@ impl<'a> Reader<'a> {
         let mut batches = self.shared.db.run_raw_cursor_command(command).batch().await?;
         while let Some(batch) = batches.try_next().await? {
             if self.at.is_none() {
-                let cursor = batch.as_raw_document().get_document("cursor");
-                self.at = cursor.and_then(|cursor| cursor.get_timestamp("atClusterTime")).ok().map(position);
+                self.at = batch.as_raw_document().get_document("cursor").ok().and_then(moment);
             }
             for document in batch.doc_slices()? {
                 let document =
@@ -241,12 +242,20 @@ impl<'a> Reader<'a> {
     fn as_of_our_moment(&self, command: &mut RawDocumentBuf) {
         if self.shared.standalone.is_none() {
             let mut concern = rawdoc! { "level": "snapshot" };
-            if let Some(at) = self.at {
-                concern.append(cstr!("atClusterTime"), timestamp(at));
+            match self.at {
+                Some(at) => concern.append(cstr!("atClusterTime"), timestamp(at)),
+                // The newest that there is, and no older than what we know of: a new primary may not know at once what
+                // most members have.
+                None => concern.append(cstr!("afterClusterTime"), timestamp(self.shared.tail.newest())),
             }
             command.append(cstr!("readConcern"), concern);
         }
     }
+}
+
+/// When something was read, where there was something to read.
+fn moment(answer: &RawDocument) -> Option<Position> {
+    answer.get_timestamp("atClusterTime").ok().map(position).filter(|at| *at > 0)
 }
 
 /// Whether documents hold a column's values, if in another form: of a place there are two numbers, of a relation nothing.

@@ -69,6 +69,7 @@ mod standalone {
         what_is_looked_at_is_there
         distinct_values_are_told_once
         distinct_values_may_be_many_and_large_but_not_without_end
+        what_is_not_there_is_read_as_of_a_moment
         changes_are_what_was_committed
         changes_hide_internal_fields
         the_tail_follows_the_log
@@ -395,6 +396,21 @@ async fn a_dropped_database_is_no_end() {
     }
     let log = store.change_source().read_after(after, usize::MAX).await.unwrap();
     assert!(log.last().unwrap().position > written.cursor.position, "the log goes past it, too");
+}
+
+/// A moment of minutes ago cannot be read any more, and that is when the last change of a quiet database may have been.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quiet_database_stays_readable() {
+    let Some((store, _, raw)) = two_nodes().await else { return };
+    let elsewhere = raw.client().database(&format!("{}_beside", raw.name()));
+    elsewhere.collection("C").insert_one(doc! { "_id": "a" }).await.unwrap();
+    let now = super::feed::newest(&store.shared).await.unwrap();
+    let started = Instant::now();
+    while store.snapshot().await.unwrap().cursor().position < now - 1 {
+        assert!(started.elapsed() < Duration::from_secs(20), "reads are of the last change");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    elsewhere.drop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,7 +4,7 @@
 //! Everything that is decided on is read in the transaction. Who changes it meanwhile makes it fail, and it begins again.
 //! A standalone MongoDB has no transactions: there each write is made by itself, to the row as it was read and no other.
 
-use super::commit::{Images, applied, insertion_error, session, written, written_at};
+use super::commit::{Images, applied, insertion_error, knowing_session, written, written_at};
 use super::errors::{Malformed, Refusal, duplicate_field, in_words, is_transient, refusal, unavailable, write_error};
 use super::updates::{difference, ordered};
 use super::{Shared, collections, documents, feed, schemas, unique};
@@ -101,7 +101,7 @@ pub(super) async fn commit(shared: &Shared, writes: &[Write]) -> Result<Vec<Writ
             made.map_err(unavailable)?;
         }
     }
-    let mut session = session(shared).await.map_err(unavailable)?;
+    let mut session = knowing_session(shared).await.map_err(unavailable)?;
     if shared.standalone.is_some() {
         return one_by_one(shared, &mut session, writes).await;
     }

@@ -4,7 +4,7 @@ use super::errors::{has_gone_away, is_snapshot_unavailable, unavailable};
 use super::filters::Sort;
 use super::plan::Plan;
 use super::reads::Reader;
-use super::{Shared, documents, gathering};
+use super::{Shared, documents, feed, gathering};
 use crate::changes::{Cursor, Position};
 use crate::storage::limits::check_id;
 use crate::storage::{Explanation, Selection, Snapshot, Unavailable};
@@ -67,12 +67,16 @@ impl View {
         loop {
             let at = self.at.get().copied();
             match self.read_at(at, &read).await {
-                Ok((found, seen)) => {
-                    let seen = seen.unwrap_or_default();
+                Ok((found, Some(seen))) => {
                     // Else somebody has asked for the cursor meanwhile.
                     if *self.at.get_or_init(|| seen) == seen {
                         return Ok(found);
                     }
+                }
+                // That a collection is not there is said of no moment.
+                Ok((_, None)) => {
+                    let now = feed::newest(&self.shared).await.map_err(unavailable)?;
+                    self.at.get_or_init(|| now);
                 }
                 Err(error) if is_snapshot_unavailable(&error) && begun.elapsed() < patience => {
                     tokio::time::sleep(rest).await;

@@ -2,6 +2,7 @@
 
 use super::documents::{GUEST_ID, pointer_name};
 use super::errors::{already_exists, in_words, is_missing};
+use super::schemas::COLLECTION;
 use crate::schema::FieldType;
 use crate::storage::Membership;
 use compact_str::CompactString;
@@ -25,6 +26,10 @@ pub(super) const LANGUAGE: &str = "en_US";
 /// Said where images cannot be switched on.
 const WITHOUT_IMAGES: &str = "its changes come without images, so its live queries get fresh results instead of \
     events; that ends when a user with the right to collMod (role dbAdmin) has started a server once";
+
+/// The same, of the classes themselves.
+const CLASSES_WITHOUT_IMAGES: &str = "its changes come without images, so classes are read again when one changes, and \
+    who resumes across that gets a fresh result";
 
 pub(super) struct Collections {
     /// Whether changes carry images: where there are no changes to hear, nothing keeps them.
@@ -126,7 +131,8 @@ impl Collections {
                 }
                 let change = doc! { "collMod": name, "changeStreamPreAndPostImages": images };
                 if let Err(error) = db.run_command(change).await {
-                    tracing::warn!(collection = name, error = in_words(&error), "{WITHOUT_IMAGES}");
+                    let what = if name == COLLECTION { CLASSES_WITHOUT_IMAGES } else { WITHOUT_IMAGES };
+                    tracing::warn!(collection = name, error = in_words(&error), "{what}");
                 }
                 Ok(())
             }

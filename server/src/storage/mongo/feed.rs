@@ -90,6 +90,8 @@ async fn begin_again(shared: &Arc<Shared>) -> Result<Position, Error> {
             shared.catalog.put(class, schema, now);
         }
         changes.push(Change::Unseen { class: class.clone(), gone: None });
+        // It may be another collection by now.
+        shared.collections.forget(class);
         adopt(shared, class.clone());
     }
     changes.iter().for_each(|change| shared.recent.hear(change));
@@ -103,8 +105,11 @@ async fn follow_once(shared: &Arc<Shared>, after: &mut Position, telling: Tellin
     let mut stream = open(shared, *after, AWAIT, telling).await?;
     let mut reader = Reader::new(shared);
     while let Some(batch) = stream.next().await {
-        let Told { changes, until } = reader.read(&batch?)?;
+        let batch = batch?;
+        reader.found = classes_untold(shared, &batch).await?;
+        let Told { changes, until } = reader.read(&batch)?;
         reader.dropped.drain(..).for_each(|class| shared.collections.forget(&class));
+        reader.unready.drain(..).for_each(|class| adopt(shared, class));
         for committed in &changes {
             shared.recent.hear(&committed.change);
             if let Change::Schema { class, schema, .. } = &committed.change {
@@ -191,6 +196,7 @@ impl Log {
             let mut stream = open(&self.0, at, Duration::from_millis(10), telling).await?;
             while let Some(batch) = stream.next().await {
                 let batch = batch?;
+                reader.found = classes_untold(&self.0, &batch).await?;
                 let Told { changes, until } = reader.read(&batch)?;
                 for committed in changes {
                     let begins = found.last().is_some_and(|last| last.position < committed.position);
@@ -210,6 +216,18 @@ impl Log {
     }
 }
 
+/// All classes as they are now, if a batch tells that one has changed and not how: without images nothing else can say so.
+async fn classes_untold(shared: &Shared, batch: &RawBatch) -> Result<Classes, Error> {
+    let is_untold = |event: &RawDocument| {
+        let space = event.get_document("ns").and_then(|space| space.get_str("coll"));
+        space.is_ok_and(|name| name == schemas::COLLECTION)
+            && event.get_str("operationType").is_ok_and(|kind| kind == "update")
+            && event.get_document("fullDocument").is_err()
+    };
+    let mut events = batch.doc_slices()?.into_iter().flatten().filter_map(RawBsonRef::as_document);
+    if events.any(is_untold) { schemas::read(&shared.db).await } else { Ok(Classes::new()) }
+}
+
 /// Up to where a batch has looked. Its token begins with the type of a timestamp, and the timestamp.
 fn seen(batch: &RawBatch) -> Option<Position> {
     let cursor = batch.as_raw_document().get_document("cursor").ok()?;
@@ -224,14 +242,20 @@ struct Told {
     until: Position,
 }
 
+type Classes = BTreeMap<ClassName, Arc<ClassSchema>>;
+
 /// Turns batches of events into changes, whole positions at a time.
 struct Reader {
     /// Classes as of the event that is read: which form values have depends on them.
-    schemas: BTreeMap<ClassName, Arc<ClassSchema>>,
+    schemas: Classes,
+    /// Classes of which this batch does not tell how they have changed.
+    found: Classes,
     /// The beginning of a transaction whose end has not come yet.
     held: Vec<Arc<Committed>>,
-    /// Collections that were dropped or renamed.
+    /// Collections that are not what they were: dropped, renamed, or another has their name now.
     dropped: Vec<ClassName>,
+    /// Classes whose collection may lack images: it was another's, or a change came without them.
+    unready: Vec<ClassName>,
     /// Where the next event of this time comes in the order of all events of that time.
     next: (Position, u32),
     files_url: Option<String>,
@@ -241,8 +265,10 @@ impl Reader {
     fn new(shared: &Shared) -> Self {
         Self {
             schemas: BTreeMap::clone(&shared.catalog.all()),
+            found: Classes::new(),
             held: Vec::new(),
             dropped: Vec::new(),
+            unready: Vec::new(),
             next: (0, 0),
             files_url: shared.options.files_url.clone(),
         }
@@ -293,22 +319,27 @@ impl Reader {
         match name {
             schemas::COLLECTION if is_write => self.class(event, kind).into_iter().collect(),
             schemas::COLLECTION if is_end => {
+                self.dropped.push(class.clone());
+                self.unready.push(class);
                 let gone = |(class, before)| Change::Schema { class, before: Some(before), schema: None };
                 std::mem::take(&mut self.schemas).into_iter().map(gone).collect()
             }
-            // Nobody hears of members; but what was made ready for them goes with them.
-            _ if class.is_relation() => {
-                self.dropped.extend(is_end.then_some(class));
-                Vec::new()
-            }
             super::collections::OWN => Vec::new(),
-            _ if is_write => self.object(event, kind, class).into_iter().collect(),
             _ if is_end => {
-                self.dropped.push(class.clone());
-                vec![Change::Unseen { class, gone: None }]
+                let to = event.get_document("to").and_then(|to| to.get_str("coll")).map(ClassName::from_trusted);
+                self.unready.extend(to.clone().into_iter().filter(|to| self.schemas.contains_key(to)));
+                [class].into_iter().chain(to).filter_map(|class| self.ended(class)).collect()
             }
+            // Nobody hears of members.
+            _ if is_write && !class.is_relation() => self.object(event, kind, class).into_iter().collect(),
             _ => Vec::new(),
         }
+    }
+
+    /// A collection has gone, or has come in place of another: what was made ready for the class went with it.
+    fn ended(&mut self, class: ClassName) -> Option<Change> {
+        self.dropped.push(class.clone());
+        (!class.is_relation()).then_some(Change::Unseen { class, gone: None })
     }
 
     fn class(&mut self, event: &RawDocument, kind: &str) -> Option<Change> {
@@ -319,12 +350,15 @@ impl Reader {
         };
         let schema = match kind {
             "delete" => None,
-            _ => Some(image("fullDocument")?),
+            // Of what is gone by now, more is told later.
+            _ => Some(
+                image("fullDocument").or_else(|| self.found.get(&class).cloned()).unwrap_or_else(|| closed(&class)),
+            ),
         };
         let before = match kind {
             "insert" => None,
             // A class that was we know not how permitted nothing: whoever compares finds that it has changed.
-            _ => Some(image("fullDocumentBeforeChange").unwrap_or_else(|| Arc::new(closed(&class)))),
+            _ => Some(image("fullDocumentBeforeChange").unwrap_or_else(|| closed(&class))),
         };
         if self.schemas.get(&class) == schema.as_ref() && schema.is_none() {
             return None;
@@ -336,7 +370,7 @@ impl Reader {
         Some(Change::Schema { class, before, schema })
     }
 
-    fn object(&self, event: &RawDocument, kind: &str, class: ClassName) -> Option<Change> {
+    fn object(&mut self, event: &RawDocument, kind: &str, class: ClassName) -> Option<Change> {
         if is_only_held(event) {
             return None;
         }
@@ -353,6 +387,9 @@ impl Reader {
         };
         if !is_whole {
             tracing::debug!(%class, kind, "a change came without its images");
+            if self.schemas.contains_key(&class) && !self.unready.contains(&class) {
+                self.unready.push(class.clone());
+            }
             metrics::counter!("tidings_store_images_missing_total").increment(1);
             let gone = event.get_document("documentKey").and_then(|key| key.get_str("_id"));
             return Some(Change::Unseen { class, gone: gone.ok().filter(|_| kind == "delete").map(ObjectId::new) });
@@ -376,8 +413,8 @@ pub(super) fn told(
     Change::Object(ObjectChange { class: class.clone(), id: id.clone(), before, after })
 }
 
-fn closed(class: &ClassName) -> ClassSchema {
-    ClassSchema { permissions: ClassLevelPermissions::closed(), ..ClassSchema::new(class.clone()) }
+fn closed(class: &ClassName) -> Arc<ClassSchema> {
+    Arc::new(ClassSchema { permissions: ClassLevelPermissions::closed(), ..ClassSchema::new(class.clone()) })
 }
 
 fn is_only_held(event: &RawDocument) -> bool {

@@ -3,7 +3,8 @@
 
 use super::{Mongo, MongoOptions, OpenError, schemas, testing};
 use crate::changes::{Change, Committed, ObjectChange, Position, Read};
-use crate::schema::FieldType;
+use crate::permissions::ClassLevelPermissions;
+use crate::schema::{FieldType, SchemaChanges, SchemaEdit};
 use crate::storage::contract::{
     Stores, create, delete, done, find, fresh_class, get, select, storage_contract, update, update_at,
 };
@@ -396,6 +397,72 @@ async fn a_dropped_database_is_no_end() {
     }
     let log = store.change_source().read_after(after, usize::MAX).await.unwrap();
     assert!(log.last().unwrap().position > written.cursor.position, "the log goes past it, too");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collection_put_in_place_of_another_is_heard() {
+    let Some((store, other, raw)) = two_nodes().await else { return };
+    let class = fresh_class("Replaced");
+    done(&*store, create(&class, "a", r#"{"n":1}"#)).await;
+    let after = store.snapshot().await.unwrap().cursor().position;
+    let spare = raw.collection::<Document>("Spare");
+    let names = ["Spare", class.as_str()].map(|name| format!("{}.{name}", raw.name()));
+    for (count, n) in [(1, 2), (3, 4)] {
+        spare.insert_one(doc! { "_id": "b", "n": n }).await.unwrap();
+        if count == 1 {
+            let rename = doc! { "renameCollection": &names[0], "to": &names[1], "dropTarget": true };
+            raw.client().database("admin").run_command(rename).await.unwrap();
+        } else {
+            // An aggregation does the same with its result.
+            spare.aggregate([doc! { "$out": class.as_str() }]).await.unwrap();
+        }
+        for node in [&store, &other] {
+            let changes = heard(node, &class, after, count).await;
+            assert!(matches!(changes[count - 1], Change::Unseen { gone: None, .. }), "{changes:?}");
+            assert_eq!(get(&**node, &class, "b").await.unwrap().fields.to_json(), format!(r#"{{"n":{n}}}"#));
+        }
+        let started = Instant::now();
+        while [&store, &other].iter().any(|node| !node.shared.collections.is_ready(&class)) {
+            assert!(started.elapsed() < Duration::from_secs(20), "the class was not adopted");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        done(&*store, update(&class, "b", r#"{"n":{"__op":"Increment","amount":1}}"#)).await;
+        let changes = heard(&other, &class, after, count + 1).await;
+        assert_eq!(told(&changes[count]), format!(r#"b {{"n":{n}}} {{"n":{}}}"#, n + 1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_of_classes_are_heard_without_images() {
+    let Some((store, other, raw)) = two_nodes().await else { return };
+    let class = fresh_class("Closing");
+    done(&*store, create(&class, "a", r#"{"n":1}"#)).await;
+    let change = doc! { "collMod": schemas::COLLECTION, "changeStreamPreAndPostImages": { "enabled": false } };
+    raw.run_command(change).await.unwrap();
+    let after = store.snapshot().await.unwrap().cursor().position;
+    let edit = SchemaChanges { permissions: Some(ClassLevelPermissions::closed()), ..SchemaChanges::default() };
+    store.edit_schema(SchemaEdit::Update(class.clone(), edit)).await.unwrap();
+    let found = schemas::read(&raw).await.unwrap().remove(&class);
+    assert_ne!(found.as_ref().unwrap().permissions, ClassLevelPermissions::public());
+    for node in [&store, &other] {
+        let changes = heard(node, &class, after, 1).await;
+        let Change::Schema { before: Some(before), schema: Some(now), .. } = &changes[0] else { panic!("{changes:?}") };
+        assert_eq!(Some(now), found.as_ref());
+        assert!(before.fields.is_empty(), "what it was is not known");
+        assert_eq!(node.schemas()[&class], *now);
+    }
+    // A new one has images again, whoever makes it.
+    raw.collection::<Document>(schemas::COLLECTION).drop().await.unwrap();
+    heard(&other, &class, after, 2).await;
+    let started = Instant::now();
+    loop {
+        let found = raw.list_collections().filter(doc! { "name": schemas::COLLECTION }).await.unwrap();
+        let found: Vec<_> = found.try_collect().await.unwrap();
+        if found.iter().any(super::collections::has_images) {
+            break;
+        }
+        assert!(started.elapsed() < Duration::from_secs(20), "{found:?}");
+    }
 }
 
 /// A moment of minutes ago cannot be read any more, and that is when the last change of a quiet database may have been.

@@ -223,6 +223,32 @@ bothWays('an index that one declares is made, known to the other, and removed by
   });
 });
 
+bothWays('a class that one deletes leaves nothing behind', async (first, second) => {
+  const className = fresh('Passing');
+  const area = { __type: 'Polygon', coordinates: [[0, 0], [0, 1], [1, 0], [0, 0]] };
+  const { objectId } = await first.create(className, { area });
+  assert.ok(await eventually(async () => (await database.rows(className).indexes()).some(({ name }) => name === 'area_2dsphere')));
+  await known(second, first, className);
+  await second.master.destroy(className, objectId);
+  await second.master.deleteClass(className);
+  assert.equal(await database.describe(className), undefined);
+  // No index of the class that was is in the way of the one that is.
+  await eventually(async () => {
+    for (const server of [first, second]) await server.create(className, { area: 'a text' });
+  });
+});
+
+bothWays('a column that an index needs can be deleted', async (first, second) => {
+  const className = fresh('Narrowed');
+  await first.master.createClass(className, { fields: declared });
+  await first.master.changeClass(className, { indexes: { by_text: { text: 1 } } });
+  await known(second, first, className);
+  await eventually(() => second.master.changeClass(className, { fields: { text: { __op: 'Delete' } } }));
+  await eventually(async () => {
+    for (const server of [first, second]) assert.equal((await server.master.schema(className)).fields.text, undefined);
+  });
+});
+
 test('of two types for one new column, one is taken, and both keep to it', async () => {
   const className = fresh('Raced');
   await parse.create(className, {});

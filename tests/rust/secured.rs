@@ -101,6 +101,7 @@ async fn who_may_read_and_write_serves_a_database_of_its_own() {
         notes.expect("update", &id).await;
         user.destroy("Note", &id).await;
         notes.expect("delete", &id).await;
+        server.master().delete("/schemas/Note").await.ok();
         let said = server.stdout() + &server.stderr();
         assert!(!said.contains("WARN") && !said.contains("ERROR"), "in start {start}: {said}");
         assert!(!said.contains(PASSWORD) && !said.contains(ESCAPED), "{said}");

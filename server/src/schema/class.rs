@@ -180,17 +180,23 @@ impl ClassSchema {
                     )));
                 }
             }
+            if let Some((known, _)) = edited.indexes.iter().find(|(_, known)| *known == index) {
+                return Err(Error::invalid_query(format!("Index {name} would be the same as index {known}.")));
+            }
             edited.indexes.insert(name.clone(), index.clone());
         }
         if edited.indexes.len() > MAX_INDEXES {
             return Err(Error::invalid_query(format!("A class declares at most {MAX_INDEXES} indexes.")));
         }
-        // Others may have declared indexes on what is no field here, as Parse Server does for its tokens.
+        // A field takes its indexes with it.
         let is_removed = |name: &CompactString| remove_fields.contains(name) && edited.field_type(name).is_none();
-        let orphan = edited.indexes.iter().find(|(_, index)| index.fields.iter().any(|field| is_removed(&field.name)));
-        if let Some((name, _)) = orphan {
-            return Err(Error::invalid_query(format!("Index {name} needs a field that would be deleted.")));
-        }
+        let orphans: Vec<CompactString> = edited
+            .indexes
+            .iter()
+            .filter(|(_, index)| index.fields.iter().any(|field| is_removed(&field.name)))
+            .map(|(name, _)| name.clone())
+            .collect();
+        orphans.iter().for_each(|name| drop(edited.indexes.remove(name)));
         if let Some(permissions) = permissions {
             let unknown = permissions.protected_fields().find(|field| edited.field_type(field).is_none());
             if let Some(field) = unknown {
@@ -399,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_needs_its_fields() {
+    fn an_index_goes_with_its_fields() {
         let mut schema = schema();
         for field in ["text", "_email_verify_token"] {
             schema.indexes.insert(field.into(), Index::from_map(&tidings_protocol::map! { field => 1.0 }).unwrap());
@@ -407,10 +413,16 @@ mod tests {
         let remove = |fields: &[&str], indexes: &[&str]| {
             let names = |names: &[&str]| names.iter().map(|name| CompactString::from(*name)).collect();
             let (remove_fields, remove_indexes) = (names(fields), names(indexes));
-            schema.edited(&SchemaChanges { remove_fields, remove_indexes, ..SchemaChanges::default() })
+            let edited =
+                schema.edited(&SchemaChanges { remove_fields, remove_indexes, ..SchemaChanges::default() }).unwrap();
+            edited.indexes.into_keys().collect::<Vec<_>>().join(" ")
         };
-        assert_eq!(remove(&["text"], &[]).unwrap_err().code, Code::InvalidQuery);
-        assert!(remove(&["text"], &["text"]).is_ok());
-        assert!(remove(&["sender"], &[]).is_ok(), "the other index never had a field");
+        // The other index never had a field.
+        assert_eq!(remove(&["text"], &[]), "_email_verify_token");
+        assert_eq!(remove(&["text"], &["text"]), "_email_verify_token");
+        assert_eq!(remove(&["sender"], &[]), "_email_verify_token text");
+        let again = vec![("again".into(), schema.indexes["text"].clone())];
+        let refused = schema.edited(&SchemaChanges { add_indexes: again, ..SchemaChanges::default() });
+        assert_eq!(refused.unwrap_err().message, "Index again would be the same as index text.");
     }
 }

@@ -1,6 +1,6 @@
 //! One commit: one command where MongoDB can do it alone, else a transaction.
 
-use super::errors::{Refusal, duplicate_field, refusal, unavailable, write_error};
+use super::errors::{Refusal, duplicate_field, insertion_error, refusal, write_error};
 use super::filters::{Filter, permitted};
 use super::updates::{as_stored, ordered, plan};
 use super::{Shared, documents, feed, position, timestamp, transactions};
@@ -88,15 +88,6 @@ async fn create(shared: &Shared, write: &Write, object: &Object, schema: &ClassS
     let inserted = shared.objects::<RawDocumentBuf>(&write.class).insert_one(&document).session(&mut session).await;
     inserted.map_err(|error| insertion_error(&error))?;
     Ok(written(shared, &session, write, (None, Some(Arc::new(object.clone())))))
-}
-
-/// Why an object could not be inserted.
-pub(super) fn insertion_error(error: &Error) -> WriteError {
-    match (refusal(error), duplicate_field(error)) {
-        (Refusal::DuplicateKey, Some(field)) => WriteError::Duplicate { field: field.into() },
-        (Refusal::DuplicateKey, None) => WriteError::Exists,
-        (Refusal::Misfit | Refusal::Other, _) => unavailable(error.clone()).into(),
-    }
 }
 
 async fn update(

@@ -105,6 +105,10 @@ pub(super) fn pointer_name(name: &str) -> String {
     format!("{POINTER}{name}")
 }
 
+pub(super) fn is_pointer_name(stored: &str) -> bool {
+    stored.starts_with(POINTER)
+}
+
 /// The name that a field of a document has in Parse.
 pub(super) fn parse_name(stored: &str) -> &str {
     match stored {

@@ -148,18 +148,25 @@ async fn follow(shared: &Shared, edited: &Edited) -> Result<(), mongodb::error::
         let holds = gone.keys().map(|name| doc! { name: { "$exists": true } }).collect::<Vec<_>>();
         shared.objects::<Document>(class).update_many(doc! { "$or": holds }, doc! { "$unset": gone }).await?;
     }
-    for name in before.indexes.keys().filter(|name| !after.indexes.contains_key(*name)) {
-        collections::drop_index(&shared.db, class, name).await?;
+    if edited.after.is_none() {
+        return shared.collections.remove(&shared.db, class).await;
     }
-    // The index that came with a pointer goes with it, unless the field is one again.
-    let is_pointer = |schema: &ClassSchema, name: &str| matches!(schema.fields.get(name), Some(FieldType::Pointer(_)));
-    for name in edited.removed.iter().filter(|name| is_pointer(before, name) && !is_pointer(after, name)) {
-        let index = collections::pointer_index_name(&schemas::column_name(name, before));
-        collections::drop_index(&shared.db, class, &index).await?;
+    for (name, index) in before.indexes.iter().filter(|(name, _)| !after.indexes.contains_key(*name)) {
+        collections::withdraw_index(&shared.db, class, name, schemas::index_keys(index, before)).await?;
     }
-    let new = after.indexes.iter().filter(|(name, index)| before.indexes.get(*name) != Some(index));
-    let new = new.map(|(name, index)| collections::index(name, schemas::index_keys(index, after))).collect();
-    collections::create_indexes(&shared.db, class, new).await
+    // The index that came with a column goes with it, unless the field is the same again.
+    for name in edited.removed.iter().filter(|name| before.fields.get(*name) != after.fields.get(*name)) {
+        let index = before.fields.get(name).and_then(|field_type| collections::column_index_name(name, field_type));
+        if let Some(index) = index {
+            collections::drop_index(&shared.db, class, &index).await?;
+        }
+    }
+    for (name, index) in after.indexes.iter().filter(|(name, index)| before.indexes.get(*name) != Some(index)) {
+        collections::declare_index(&shared.db, class, name, schemas::index_keys(index, after)).await?;
+    }
+    let new = after.fields.iter().filter(|(name, field_type)| before.fields.get(*name) != Some(field_type));
+    collections::add_column_indexes(&shared.db, class, collections::count_indexed(&before.fields), new).await;
+    Ok(())
 }
 
 fn invalid_class(message: String) -> Failure {

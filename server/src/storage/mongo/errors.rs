@@ -27,6 +27,9 @@ const SNAPSHOT_UNAVAILABLE: [i32; 2] = [246, 239];
 /// `distinct too big, 16mb cap`, `BSONObjectTooLarge`, `QueryExceededMemoryLimitNoDiskUseAllowed`.
 const TOO_LARGE: [i32; 3] = [17_217, 10_334, 292];
 
+/// `Can't extract geo keys`: the index of a polygon's column refuses it.
+const NO_GEOMETRY: i32 = 16_755;
+
 /// A server that is not the primary any more, shuts down, or cannot be reached: what the
 /// [specification of retryable reads](https://github.com/mongodb/specifications/blob/master/source/retryable-reads/retryable-reads.md)
 /// lists.
@@ -55,7 +58,27 @@ impl From<Malformed> for WriteError {
 }
 
 pub(super) fn write_error(error: Error) -> WriteError {
-    WriteError::Unavailable(unavailable(error))
+    if code(&error) == Some(NO_GEOMETRY) { no_geometry() } else { unavailable(error).into() }
+}
+
+fn no_geometry() -> WriteError {
+    let message = "A polygon here has edges that do not cross, and no corner twice.";
+    tidings_protocol::Error::incorrect_type(message).into()
+}
+
+/// Why an object could not be inserted.
+pub(super) fn insertion_error(error: &Error) -> WriteError {
+    match (refusal(error), message(error)) {
+        (Refusal::DuplicateKey, Some(message)) => duplicate(message),
+        _ => write_error(error.clone()),
+    }
+}
+
+fn duplicate(message: &str) -> WriteError {
+    match field_of(message) {
+        Some(field) => WriteError::Duplicate { field: field.into() },
+        None => WriteError::Exists,
+    }
 }
 
 pub(super) fn code(error: &Error) -> Option<i32> {
@@ -77,11 +100,18 @@ pub(super) fn refusal(error: &Error) -> Refusal {
 
 /// The field of the unique index that a write ran into; `None` for the id.
 pub(super) fn duplicate_field(error: &Error) -> Option<String> {
-    let message = match &*error.kind {
-        ErrorKind::Command(error) => &error.message,
-        ErrorKind::Write(WriteFailure::WriteError(error)) => &error.message,
-        _ => return None,
-    };
+    message(error).and_then(field_of)
+}
+
+fn message(error: &Error) -> Option<&str> {
+    match &*error.kind {
+        ErrorKind::Command(error) => Some(&error.message),
+        ErrorKind::Write(WriteFailure::WriteError(error)) => Some(&error.message),
+        _ => None,
+    }
+}
+
+fn field_of(message: &str) -> Option<String> {
     // `… dup key: { username: "x" }`; the server gives no other form in a findAndModify.
     let (_, key) = message.split_once("dup key: {")?;
     let (field, _) = key.trim_start().split_once(':')?;

@@ -183,6 +183,7 @@ async fn prepare(
     let mut missing: BTreeSet<&str> = classes.keys().map(ClassName::as_str).collect();
     while let Some(collection) = found.try_next().await? {
         let name = collection.name.as_str();
+        Collections::put_back(db, name).await?;
         if !missing.remove(name) {
             continue;
         }

@@ -4,7 +4,7 @@
 use super::{Mongo, MongoOptions, OpenError, schemas, testing};
 use crate::changes::{Change, Committed, ObjectChange, Position, Read};
 use crate::permissions::ClassLevelPermissions;
-use crate::schema::{FieldType, SchemaChanges, SchemaEdit};
+use crate::schema::{ClassSchema, FieldOptions, FieldType, Index, SchemaChanges, SchemaEdit};
 use crate::storage::contract::{
     Stores, create, delete, done, find, fresh_class, get, select, storage_contract, update, update_at,
 };
@@ -13,7 +13,7 @@ use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tidings_protocol::{Acl, ClassName, Object, Value};
+use tidings_protocol::{Acl, ClassName, Map, Object, Value};
 
 struct Database(String);
 
@@ -430,6 +430,108 @@ async fn a_collection_put_in_place_of_another_is_heard() {
         let changes = heard(&other, &class, after, count + 1).await;
         assert_eq!(told(&changes[count]), format!(r#"b {{"n":{n}}} {{"n":{}}}"#, n + 1));
     }
+}
+
+/// The names of a collection's indexes but that of its ids; `None` without a collection.
+async fn indexes(raw: &mongodb::Database, class: &ClassName) -> Option<Vec<String>> {
+    raw.list_collections().filter(doc! { "name": class.as_str() }).await.unwrap().try_next().await.unwrap()?;
+    let mut names = raw.collection::<Document>(class).list_index_names().await.unwrap();
+    names.retain(|name| name != "_id_");
+    names.sort();
+    Some(names)
+}
+
+fn class_of(name: &str, columns: &[(&str, FieldType)]) -> ClassSchema {
+    let mut schema = ClassSchema::new(fresh_class(name));
+    schema.fields.extend(columns.iter().map(|(name, field_type)| ((*name).into(), field_type.clone())));
+    schema
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn indexes_come_and_go_with_what_they_are_for() {
+    let Some((store, _, raw)) = two_nodes().await else { return };
+    let friend = FieldType::Pointer(ClassName::USER);
+    let schema = class_of("Indexed", &[("friend", friend.clone()), ("area", FieldType::Polygon)]);
+    let class = schema.class.clone();
+    store.edit_schema(SchemaEdit::Create(schema)).await.unwrap();
+    let automatic = ["_created_at_1", "_p_friend_1__created_at_1", "area_2dsphere"];
+    assert_eq!(indexes(&raw, &class).await.unwrap(), automatic);
+    // One that is declared takes the place of one that came unasked, as long as it is there.
+    let edit = async |changes: SchemaChanges| {
+        store.edit_schema(SchemaEdit::Update(class.clone(), changes)).await.unwrap();
+        indexes(&raw, &class).await.unwrap()
+    };
+    let declared = Index::from_map(&Map::from_json(br#"{"createdAt":1}"#).unwrap()).unwrap();
+    let add = SchemaChanges { add_indexes: vec![("mine".into(), declared)], ..SchemaChanges::default() };
+    assert_eq!(edit(add).await, ["_p_friend_1__created_at_1", "area_2dsphere", "mine"]);
+    let remove = SchemaChanges { remove_indexes: vec!["mine".into()], ..SchemaChanges::default() };
+    assert_eq!(edit(remove).await, automatic);
+    let other = vec![("other".into(), friend, FieldOptions::default())];
+    let columns =
+        SchemaChanges { add_fields: other, remove_fields: vec!["area".into(), "friend".into()], ..Default::default() };
+    assert_eq!(edit(columns).await, ["_created_at_1", "_p_other_1__created_at_1"]);
+    // Those of others go with the class, too.
+    raw.run_command(doc! { "createIndexes": class.as_str(), "indexes": [{ "key": { "x": 1 }, "name": "x" }] })
+        .await
+        .unwrap();
+    store.edit_schema(SchemaEdit::Delete(class.clone())).await.unwrap();
+    assert_eq!(indexes(&raw, &class).await, None);
+    assert!(raw.list_collection_names().await.unwrap().iter().all(|name| !name.starts_with("_Tidings:")));
+    done(&*store, create(&class, "a", r#"{"area":"text"}"#)).await;
+    assert_eq!(indexes(&raw, &class).await.unwrap(), ["_created_at_1"]);
+}
+
+/// Who was ended while a class was deleted, and somebody else made it again, has left this behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_put_aside_is_put_back() {
+    let Some(url) = testing::url().await else { return };
+    let store = testing::open(&url).await;
+    let raw = mongodb::Client::with_uri_str(&url).await.unwrap().default_database().unwrap();
+    let class = fresh_class("Aside");
+    done(&*store, create(&class, "a", "{}")).await;
+    let names = [class.as_str(), &format!("_Tidings:{class}")].map(|name| format!("{}.{name}", raw.name()));
+    let rename = doc! { "renameCollection": &names[0], "to": &names[1] };
+    raw.client().database("admin").run_command(rename).await.unwrap();
+    raw.collection::<Document>(&class).insert_one(doc! { "_id": "b" }).await.unwrap();
+    let store = testing::open(&url).await;
+    assert_eq!(store.snapshot().await.unwrap().count(&select(&class, "{}", "")).await.unwrap(), 2);
+    assert!(raw.list_collection_names().await.unwrap().iter().all(|name| !name.starts_with("_Tidings:")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_class_may_have_more_columns_than_indexes() {
+    let Some((store, _, raw)) = two_nodes().await else { return };
+    let names: Vec<String> = (0..70).map(|n| format!("p{n}")).collect();
+    let columns: Vec<_> = names.iter().map(|name| (name.as_str(), FieldType::Pointer(ClassName::USER))).collect();
+    let (class, rest) = (class_of("Wide", &columns[..20]), &columns[20..]);
+    store.edit_schema(SchemaEdit::Create(class.clone())).await.unwrap();
+    let add = rest.iter().map(|(name, column)| ((*name).into(), column.clone(), FieldOptions::default())).collect();
+    let changes = SchemaChanges { add_fields: add, ..SchemaChanges::default() };
+    store.edit_schema(SchemaEdit::Update(class.class.clone(), changes)).await.unwrap();
+    assert_eq!(indexes(&raw, &class.class).await.unwrap().len(), 31, "others find room");
+    let at_once = class_of("Wide", &columns);
+    store.edit_schema(SchemaEdit::Create(at_once.clone())).await.unwrap();
+    assert_eq!(indexes(&raw, &at_once.class).await.unwrap().len(), 31);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn polygons_that_cross_themselves_are_refused() {
+    let Some((store, _, _)) = two_nodes().await else { return };
+    let class = fresh_class("Areas");
+    let area = |corners: &str| format!(r#"{{"area":{{"__type":"Polygon","coordinates":{corners}}}}}"#);
+    let (plain, crossed) = (area("[[0,0],[0,2],[2,2],[2,0]]"), area("[[0,0],[2,2],[0,2],[2,0]]"));
+    done(&*store, create(&class, "a", &plain)).await;
+    let started = Instant::now();
+    while indexes(&store.shared.db, &class).await.unwrap().len() < 2 {
+        assert!(started.elapsed() < Duration::from_secs(20), "no index of polygons");
+    }
+    for write in [create(&class, "b", &crossed), update(&class, "a", &crossed)] {
+        for writes in [vec![write.clone()], vec![write, create(&class, "c", "{}")]] {
+            let refused = store.commit(writes).await.unwrap_err();
+            assert!(matches!(&refused.error, WriteError::Rejected(error) if error.code.number() == 111), "{refused:?}");
+        }
+    }
+    assert!(get(&*store, &class, "c").await.is_none());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,8 +4,10 @@
 //! Everything that is decided on is read in the transaction. Who changes it meanwhile makes it fail, and it begins again.
 //! A standalone MongoDB has no transactions: there each write is made by itself, to the row as it was read and no other.
 
-use super::commit::{Images, applied, insertion_error, knowing_session, written, written_at};
-use super::errors::{Malformed, Refusal, duplicate_field, in_words, is_transient, refusal, unavailable, write_error};
+use super::commit::{Images, applied, knowing_session, written, written_at};
+use super::errors::{
+    Malformed, Refusal, duplicate_field, insertion_error, is_transient, refusal, unavailable, write_error,
+};
 use super::updates::{difference, ordered};
 use super::{Shared, collections, documents, feed, schemas, unique};
 use crate::changes::Change;
@@ -151,19 +153,18 @@ async fn one_by_one(shared: &Shared, session: &mut ClientSession, writes: &[Writ
     Ok(all)
 }
 
-/// New pointer columns get their index while the class goes on.
+/// New columns get their indexes while the class goes on.
 fn add_indexes(shared: &Shared, schema: &ClassSchema, writes: &[Write]) {
     let of_class = writes.iter().filter(|write| write.class == schema.class).flat_map(|write| &write.fields);
-    let indexes: Vec<Document> =
-        of_class.filter_map(|(name, field_type)| collections::pointer_index(name, field_type)).collect();
-    if indexes.is_empty() {
+    let columns: BTreeMap<CompactString, FieldType> = of_class.cloned().collect();
+    let new = collections::count_indexed(&columns);
+    if new == 0 {
         return;
     }
+    let before = collections::count_indexed(&schema.fields).saturating_sub(new);
     let (db, class) = (shared.db.clone(), schema.class.clone());
     shared.runtime.spawn(async move {
-        if let Err(error) = collections::create_indexes(&db, &class, indexes).await {
-            tracing::warn!(%class, error = in_words(&error), "an index could not be made: finding by its pointer is slow");
-        }
+        collections::add_column_indexes(&db, &class, before, &columns).await;
     });
 }
 

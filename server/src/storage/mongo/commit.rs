@@ -1,20 +1,21 @@
 //! One commit: one command where MongoDB can do it alone, else a transaction.
 
-use super::errors::{Refusal, duplicate_field, insertion_error, refusal, write_error};
+use super::errors::{Refusal, duplicate_field, not_inserted, refusal, write_error};
 use super::filters::{Filter, permitted};
+use super::gathering::{self, Gathered, Gathering};
 use super::updates::{as_stored, ordered, plan};
 use super::{Shared, documents, feed, position, timestamp, transactions};
 use crate::changes::{Change, Cursor};
 use crate::schema::ClassSchema;
 use crate::storage::limits::check_id;
-use crate::storage::{Action, Guard, Refused, Write, WriteError, Written};
+use crate::storage::{Action, Guard, Refused, Unavailable, Write, WriteError, Written};
 use mongodb::ClientSession;
 use mongodb::bson::raw::cstr;
 use mongodb::bson::{Document, RawDocumentBuf, doc};
-use mongodb::error::Error;
+use mongodb::error::{Error, ErrorKind};
 use mongodb::options::{ReturnDocument, SessionOptions};
 use std::sync::Arc;
-use tidings_protocol::{Date, Object, ObjectId, Update};
+use tidings_protocol::{ClassName, Date, Object, ObjectId, Update};
 
 /// Whether a write needs columns, or a class, that this process does not know.
 pub(super) fn brings_columns(shared: &Shared, write: &Write) -> bool {
@@ -32,7 +33,7 @@ pub(super) async fn commit(shared: Arc<Shared>, mut writes: Vec<Write>) -> Resul
     outcome
 }
 
-async fn make(shared: &Shared, writes: &mut [Write]) -> Result<Vec<Written>, Refused> {
+async fn make(shared: &Arc<Shared>, writes: &mut [Write]) -> Result<Vec<Written>, Refused> {
     for (at, write) in writes.iter_mut().enumerate() {
         if let Action::Create(object) = &mut write.action {
             check_id(&write.id).map_err(|error| Refused { at, error: error.into() })?;
@@ -58,7 +59,7 @@ async fn make(shared: &Shared, writes: &mut [Write]) -> Result<Vec<Written>, Ref
 
 /// Makes a write with one command. `None` when nothing was written: either the command cannot say it, or the row is not
 /// as it must be, and a transaction will tell why.
-async fn alone(shared: &Shared, write: &Write) -> Result<Option<Written>, WriteError> {
+async fn alone(shared: &Arc<Shared>, write: &Write) -> Result<Option<Written>, WriteError> {
     let schema = shared.catalog.get_or_empty(&write.class);
     match &write.action {
         Action::Create(object) if write.guard.expect.is_none() => {
@@ -82,12 +83,55 @@ pub(super) fn nothing(cursor: Cursor) -> Written {
     Written { cursor, before: None, after: None }
 }
 
-async fn create(shared: &Shared, write: &Write, object: &Object, schema: &ClassSchema) -> Result<Written, WriteError> {
+async fn create(
+    shared: &Arc<Shared>,
+    write: &Write,
+    object: &Object,
+    schema: &ClassSchema,
+) -> Result<Written, WriteError> {
     let document = documents::bounded(object, Some(schema), shared.options.object_bytes)?;
-    let mut session = session(shared).await.map_err(write_error)?;
-    let inserted = shared.objects::<RawDocumentBuf>(&write.class).insert_one(&document).session(&mut session).await;
-    inserted.map_err(|error| insertion_error(&error))?;
-    Ok(written(shared, &session, write, (None, Some(Arc::new(object.clone())))))
+    let inserted = gathering::run(shared, &write.class, Insert(document)).await;
+    let at = inserted.unwrap_or_else(|| Err(Unavailable("the store is closed".to_owned()).into()))?;
+    Ok(written(shared, at, write, (None, Some(Arc::new(object.clone())))))
+}
+
+/// New objects are inserted together under load. Each is a commit of its own: one that is refused stops no other.
+pub(super) struct Insert(RawDocumentBuf);
+
+impl Gathered for Insert {
+    /// When it was made.
+    type Done = Result<Cursor, WriteError>;
+    const COMMANDS: usize = 8;
+    const MOST: usize = 100;
+
+    fn gathering(shared: &Shared) -> &Gathering<Self> {
+        &shared.inserts
+    }
+
+    async fn together(shared: &Shared, class: &ClassName, all: Vec<Self>) -> Vec<Self::Done> {
+        let mut session = match session(shared).await {
+            Ok(session) => session,
+            Err(error) => return vec![Err(write_error(error)); all.len()],
+        };
+        let documents = all.iter().map(|Self(document)| document);
+        let objects = shared.objects::<RawDocumentBuf>(class);
+        let inserted = objects.insert_many(documents).ordered(false).session(&mut session).await;
+        let at = written_at(shared, &session);
+        let error = match inserted {
+            Ok(_) => return vec![Ok(at); all.len()],
+            Err(error) => error,
+        };
+        let ErrorKind::InsertMany(failed) = &*error.kind else { return vec![Err(write_error(error)); all.len()] };
+        // Those that are not named were inserted, but perhaps not for good.
+        let rest = if failed.write_concern_error.is_some() { Err(write_error(error.clone())) } else { Ok(at) };
+        let mut done = vec![rest; all.len()];
+        for failure in failed.write_errors.iter().flatten() {
+            if let Some(done) = done.get_mut(failure.index) {
+                *done = Err(not_inserted(failure));
+            }
+        }
+        done
+    }
 }
 
 async fn update(
@@ -118,7 +162,7 @@ async fn update(
         },
     };
     let after = applied(&before, &update, at)?;
-    Ok(Some(written(shared, &session, write, (Some(Arc::new(before)), Some(Arc::new(after))))))
+    Ok(Some(written(shared, written_at(shared, &session), write, (Some(Arc::new(before)), Some(Arc::new(after))))))
 }
 
 /// The object with the operations applied.
@@ -136,7 +180,7 @@ async fn delete(shared: &Shared, write: &Write, schema: &ClassSchema) -> Result<
     let before = objects.find_one_and_delete(all(filter)).session(&mut session).await.map_err(write_error)?;
     let Some(before) = before else { return Ok(None) };
     let before = shared.decode(&before, schema)?;
-    Ok(Some(written(shared, &session, write, (Some(Arc::new(before)), None))))
+    Ok(Some(written(shared, written_at(shared, &session), write, (Some(Arc::new(before)), None))))
 }
 
 /// What finds the row if the guard holds; `None` if MongoDB cannot say the guard.
@@ -182,14 +226,14 @@ pub(super) async fn knowing_session(shared: &Shared) -> Result<ClientSession, Er
 pub(super) type Images = (Option<Arc<Object>>, Option<Arc<Object>>);
 
 /// What a write has done, told where nobody else tells it.
-pub(super) fn written(shared: &Shared, session: &ClientSession, write: &Write, (before, after): Images) -> Written {
+pub(super) fn written(shared: &Shared, at: Cursor, write: &Write, (before, after): Images) -> Written {
     let cursor = match &shared.standalone {
         Some(standalone) => {
             let is_change = !matches!(write.action, Action::Expect) && (before.is_some() || after.is_some());
             let change = is_change.then(|| feed::told(&write.class, &write.id, before.clone(), after.clone()));
             shared.cursor(standalone.tell(&shared.tail, change))
         }
-        None => written_at(shared, session),
+        None => at,
     };
     Written { cursor, before, after }
 }

@@ -1,7 +1,7 @@
 //! What the driver reports, in the words of the trait.
 
 use crate::storage::{Unavailable, WriteError};
-use mongodb::error::{Error, ErrorKind, TRANSIENT_TRANSACTION_ERROR, WriteFailure};
+use mongodb::error::{Error, ErrorKind, IndexedWriteError, TRANSIENT_TRANSACTION_ERROR, WriteFailure};
 
 /// A document that no Parse object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +71,15 @@ pub(super) fn insertion_error(error: &Error) -> WriteError {
     match (refusal(error), message(error)) {
         (Refusal::DuplicateKey, Some(message)) => duplicate(message),
         _ => write_error(error.clone()),
+    }
+}
+
+/// As [`insertion_error`], for one of several.
+pub(super) fn not_inserted(error: &IndexedWriteError) -> WriteError {
+    match error.code {
+        DUPLICATE_KEY => duplicate(&error.message),
+        NO_GEOMETRY => no_geometry(),
+        code => Unavailable(format!("MongoDB: {code}, {}", error.message)).into(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::errors::is_too_large;
 use super::filters::Sort;
+use super::gathering::{self, Gathered, Gathering};
 use super::pages::{cut, settled, sorted};
 use super::plan::{Plan, Question};
 use super::schemas::column_name;
@@ -13,6 +14,7 @@ use futures_util::TryStreamExt;
 use mongodb::bson::raw::cstr;
 use mongodb::bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
 use mongodb::error::Error;
+use std::collections::HashMap;
 use std::sync::Arc;
 use tidings_protocol::{ClassName, Object, ObjectId, Value};
 
@@ -249,6 +251,40 @@ impl<'a> Reader<'a> {
                 None => concern.append(cstr!("afterClusterTime"), timestamp(self.shared.tail.newest())),
             }
             command.append(cstr!("readConcern"), concern);
+        }
+    }
+}
+
+/// Reads an object as of now: the newest state that there is.
+pub(super) async fn get(shared: &Arc<Shared>, class: &ClassName, id: &ObjectId) -> <Get as Gathered>::Done {
+    let done = gathering::run(shared, class, Get(id.clone())).await;
+    done.unwrap_or_else(|| Err(Error::custom("the store is closed")))
+}
+
+/// Single objects are read together under load.
+pub(super) struct Get(ObjectId);
+
+impl Gathered for Get {
+    /// An object as of a moment, if it was there.
+    type Done = Result<(Option<Arc<Object>>, Option<Position>), Error>;
+    const COMMANDS: usize = 8;
+    const MOST: usize = 1_000;
+
+    fn gathering(shared: &Shared) -> &Gathering<Self> {
+        &shared.gets
+    }
+
+    async fn together(shared: &Shared, class: &ClassName, all: Vec<Self>) -> Vec<Self::Done> {
+        let mut ids: Vec<_> = all.iter().map(|Self(id)| id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let mut reader = Reader::new(shared, None);
+        match reader.get(class, &ids).await {
+            Ok(objects) => {
+                let found: HashMap<_, _> = objects.iter().map(|object| (&object.id, object)).collect();
+                all.iter().map(|Self(id)| Ok((found.get(id).copied().cloned(), reader.at))).collect()
+            }
+            Err(error) => all.iter().map(|_| Err(error.clone())).collect(),
         }
     }
 }

@@ -148,7 +148,7 @@ async fn one_by_one(shared: &Shared, session: &mut ClientSession, writes: &[Writ
                 Err(failure) => tries.rest(failure).await.map_err(|error| Refused { at, error })?,
             }
         };
-        all.push(written(shared, session, write, images));
+        all.push(written(shared, written_at(shared, session), write, images));
     }
     Ok(all)
 }

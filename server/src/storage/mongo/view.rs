@@ -4,7 +4,7 @@ use super::errors::{has_gone_away, is_snapshot_unavailable, unavailable};
 use super::filters::Sort;
 use super::plan::Plan;
 use super::reads::Reader;
-use super::{Shared, documents, feed, gathering};
+use super::{Shared, documents, feed, reads};
 use crate::changes::{Cursor, Position};
 use crate::storage::limits::check_id;
 use crate::storage::{Explanation, Selection, Snapshot, Unavailable};
@@ -92,7 +92,7 @@ impl View {
     /// What is found, and when.
     async fn read_at(&self, at: Option<Position>, read: &Read<'_>) -> Result<(Found, Option<Position>), Error> {
         if let (Read::Get(class, id), None) = (read, at) {
-            let (object, at) = gathering::get(&self.shared, class, id).await?;
+            let (object, at) = reads::get(&self.shared, class, id).await?;
             return Ok((Found { objects: object.into_iter().collect(), ..Found::default() }, at));
         }
         let mut reader = Reader::new(&self.shared, at);

@@ -57,6 +57,7 @@ macro_rules! storage_contract {
         $crate::storage::contract::storage_contract! { $stores;
             created_objects_are_found
             an_id_is_taken_once
+            objects_made_at_the_same_time_are_refused_one_by_one
             operations_apply_to_the_row_as_it_is
             updated_at_never_goes_back
             deleted_objects_are_gone
@@ -88,6 +89,7 @@ macro_rules! storage_contract {
             distinct_values_may_be_many_and_large_but_not_without_end
             a_snapshot_stays_as_it_is
             what_is_not_there_is_read_as_of_a_moment
+            a_class_is_read_while_it_is_made
             a_commit_is_seen_whole
             changes_are_what_was_committed
             changes_hide_internal_fields

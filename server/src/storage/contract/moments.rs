@@ -59,6 +59,22 @@ pub async fn what_is_not_there_is_read_as_of_a_moment(stores: &dyn Stores) {
     }
 }
 
+pub async fn a_class_is_read_while_it_is_made(stores: &dyn Stores) {
+    let store = stores.open().await;
+    for _ in 0..20 {
+        let class = fresh_class("Begun");
+        let made = store.commit(vec![create(&class, "a", r#"{"n":1}"#)]);
+        let mut is_there = false;
+        while !is_there {
+            let snapshot = store.snapshot().await.unwrap();
+            is_there = snapshot.get(&class, &id("a")).await.unwrap().is_some();
+            let all = store.snapshot().await.unwrap().find(&select(&class, "{}", "")).await.unwrap();
+            assert!(all.len() == 1 || !is_there);
+        }
+        made.await.unwrap();
+    }
+}
+
 /// Several objects always hold the same number: whoever sees two numbers saw half a commit, or a stale cache.
 pub async fn a_commit_is_seen_whole(stores: &dyn Stores) {
     let store = stores.open().await;

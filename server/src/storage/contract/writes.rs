@@ -32,6 +32,31 @@ pub async fn an_id_is_taken_once(stores: &dyn Stores) {
     assert_eq!(found(&*store, &select(&class, "{}", "")).await, "a");
 }
 
+pub async fn objects_made_at_the_same_time_are_refused_one_by_one(stores: &dyn Stores) {
+    const OBJECTS: usize = 300;
+    let store = stores.open().await;
+    let class = fresh_class("Crowd");
+    done(&*store, create(&class, "taken", r#"{"n":-1}"#)).await;
+    let commits: Vec<_> = (0..OBJECTS)
+        .map(|n| {
+            let id = if n % 3 == 0 { "taken".to_owned() } else { format!("o{n}") };
+            store.commit(vec![create(&class, &id, &format!(r#"{{"n":{n}}}"#))])
+        })
+        .collect();
+    for (n, commit) in commits.into_iter().enumerate() {
+        match (n % 3, commit.await) {
+            (0, outcome) => assert_eq!(outcome.unwrap_err(), Refused { at: 0, error: WriteError::Exists }),
+            (_, outcome) => {
+                let [written] = &*outcome.unwrap() else { panic!("one write, one answer") };
+                assert_eq!(written.after.as_ref().unwrap().fields.to_json(), format!(r#"{{"n":{n}}}"#));
+                assert_eq!(json(&*store, &class, &format!("o{n}")).await, format!(r#"{{"n":{n}}}"#));
+            }
+        }
+    }
+    assert_eq!(find(&*store, &select(&class, "{}", "")).await.len(), 1 + OBJECTS / 3 * 2);
+    assert_eq!(json(&*store, &class, "taken").await, r#"{"n":-1}"#);
+}
+
 pub async fn operations_apply_to_the_row_as_it_is(stores: &dyn Stores) {
     let store = stores.open().await;
     let class = fresh_class("Operations");

@@ -47,6 +47,7 @@ mod standalone {
             None => return,
         };
         created_objects_are_found
+        objects_made_at_the_same_time_are_refused_one_by_one
         operations_apply_to_the_row_as_it_is
         updated_at_never_goes_back
         deleted_objects_are_gone

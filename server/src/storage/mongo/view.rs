@@ -62,21 +62,18 @@ impl View {
     async fn read(&self, read: Read<'_>) -> Result<Found, Unavailable> {
         let _first = if self.at.get().is_none() { Some(self.first.lock().await) } else { None };
         let (begun, mut rest, mut is_again) = (Instant::now(), REST, false);
-        // A moment that is fixed only becomes older.
-        let patience = if self.at.get().is_some() { LONGEST_REST } else { PATIENCE };
         loop {
             let at = self.at.get().copied();
+            // A moment that is fixed only becomes older.
+            let patience = if at.is_some() { LONGEST_REST } else { PATIENCE };
             match self.read_at(at, &read).await {
-                Ok((found, Some(seen))) => {
+                Ok((found, seen)) => {
+                    // What was once seen must not be unseen at a new primary.
+                    self.shared.tail.reached(seen);
                     // Else somebody has asked for the cursor meanwhile.
                     if *self.at.get_or_init(|| seen) == seen {
                         return Ok(found);
                     }
-                }
-                // That a collection is not there is said of no moment.
-                Ok((_, None)) => {
-                    let now = feed::newest(&self.shared).await.map_err(unavailable)?;
-                    self.at.get_or_init(|| now);
                 }
                 Err(error) if is_snapshot_unavailable(&error) && begun.elapsed() < patience => {
                     tokio::time::sleep(rest).await;
@@ -90,7 +87,20 @@ impl View {
     }
 
     /// What is found, and when.
-    async fn read_at(&self, at: Option<Position>, read: &Read<'_>) -> Result<(Found, Option<Position>), Error> {
+    async fn read_at(&self, at: Option<Position>, read: &Read<'_>) -> Result<(Found, Position), Error> {
+        match self.ask(at, read).await? {
+            (found, Some(seen)) => Ok((found, seen)),
+            // That a collection is not there is said of no moment. By now it may be; then this one is refused, and we begin
+            // again.
+            (_, None) => {
+                let now = feed::newest(&self.shared).await?;
+                Ok((self.ask(Some(now), read).await?.0, now))
+            }
+        }
+    }
+
+    /// What is found, and when if the answer says it.
+    async fn ask(&self, at: Option<Position>, read: &Read<'_>) -> Result<(Found, Option<Position>), Error> {
         if let (Read::Get(class, id), None) = (read, at) {
             let (object, at) = reads::get(&self.shared, class, id).await?;
             return Ok((Found { objects: object.into_iter().collect(), ..Found::default() }, at));

@@ -1,7 +1,9 @@
 //! Several servers on one MongoDB: what happens at one holds at the others soon, also at one that missed how it came.
 //! Skipped where `TIDINGS_TEST_MONGOD` names no program.
 
-use crate::harness::{Client, Launch, PATIENCE, Value, id_of, json, mongod, process, set};
+use crate::harness::{
+    Client, Launch, Live, PATIENCE, Value, cursor_of, id_of, json, mongod, position_of, process, set,
+};
 use mongodb::bson::{Document, Timestamp, doc};
 use std::time::{Duration, Instant};
 
@@ -98,7 +100,7 @@ async fn a_node_that_missed_more_than_the_database_remembers_begins_again() {
     let query = json!({"className": "Note", "where": {}});
     let mut listening = there.connect().await;
     listening.send(json!({"op": "subscribe", "requestId": 1, "query": query})).await;
-    let cursor = crate::harness::cursor_of(&listening.answer().await);
+    let cursor = cursor_of(&listening.answer().await);
     let alice = awake.sign_up("alice").await;
     let alice_there = there.clone().session(alice.id(), alice.token());
     until("the session begins", async || status(&alice_there, "GET", "/users/me", json!({})).await.0 == 200).await;
@@ -111,7 +113,7 @@ async fn a_node_that_missed_more_than_the_database_remembers_begins_again() {
     nobody.create("Fresh", json!({"text": "x"})).await;
     alice.post("/logout", json!({})).await.ok();
     awake.master().put("/schemas/Bulk", json!({"fields": {"gone": {"type": "String"}}})).await.ok();
-    let missed = crate::harness::cursor_of(&{
+    let missed = cursor_of(&{
         let mut live = nobody.connect().await;
         live.send(json!({"op": "subscribe", "requestId": 1, "query": query})).await;
         live.answer().await
@@ -162,8 +164,32 @@ async fn a_node_that_missed_more_than_the_database_remembers_begins_again() {
     assert_eq!(status(&alice_there, "GET", "/users/me", json!({})).await, (400, 209));
 }
 
+#[tokio::test]
+async fn a_cursor_grows_no_older_than_the_database_where_nothing_happens() {
+    let Some((_mongod, url)) = database(&[]).await else { return };
+    let server = Launch::plain().with(&["--database-url", &url, "--live-query.checkpoint-interval", "1"]).start();
+    server.nobody().create("Note", json!({})).await;
+    let mut live = Live::open(&server.url).await;
+    live.send(json!({"op": "connect", "applicationId": "app", "checkpoints": true})).await;
+    assert_eq!(live.next().await["op"], "connected");
+    live.subscribe(1, json!({"className": "Note", "where": {}})).await;
+    // Others fill the history that all databases share.
+    let elsewhere = mongodb::Client::with_uri_str(&url).await.unwrap().database("elsewhere");
+    let insert = async || elsewhere.run_command(doc! { "insert": "things", "documents": [{}] }).await.unwrap();
+    let made = insert().await;
+    // What is the newest may still have more that is as new.
+    insert().await;
+    let Timestamp { time, increment } = made.get_timestamp("operationTime").unwrap();
+    let made = u64::from(time) << 32 | u64::from(increment);
+    let heard = async || {
+        let frame = live.next().await;
+        assert_eq!(frame["op"], "checkpoint", "{frame}");
+        position_of(&cursor_of(&frame)) >= made
+    };
+    until("the cursor gets so far", heard).await;
+}
+
 /// The time in a cursor.
 fn seconds(cursor: &str) -> u32 {
-    let position = cursor.split('.').nth(1).unwrap();
-    (u64::from_str_radix(position, 16).unwrap() >> 32) as u32
+    (position_of(cursor) >> 32) as u32
 }

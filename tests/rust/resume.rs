@@ -1,7 +1,7 @@
 //! Clients that hold a cursor: what they missed comes once, in order, whatever happened meanwhile.
 
 use crate::harness::{
-    Client, Database, Launch, Live, PATIENCE, Server, Value, cursor_of, fresh, id_of, json, on_mongodb,
+    Client, Database, Launch, Live, PATIENCE, Server, Value, cursor_of, fresh, id_of, json, on_mongodb, position_of,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -35,10 +35,15 @@ impl Listener {
         let place = std::panic::Location::caller();
         let (event, id) = (event.to_owned(), id.to_owned());
         async move {
-            let frame = self.live.next().await;
+            let frame = loop {
+                let frame = self.live.next().await;
+                self.cursor = cursor_of(&frame);
+                if frame["op"] != "checkpoint" {
+                    break frame;
+                }
+            };
             let found = (frame["op"].as_str(), frame["object"]["objectId"].as_str());
             assert_eq!(found, (Some(&*event), Some(&*id)), "at {place}: {frame}");
-            self.cursor = cursor_of(&frame);
             frame
         }
     }
@@ -334,12 +339,15 @@ async fn who_asks_is_told_cursors_where_nothing_happens() {
     let query = json!({"className": "Other", "where": {}});
     let others = Listener::begin(&nobody, "Other", json!({})).await;
     // It has heard of what happened beside its query, and says so.
+    let begun = Instant::now();
     let cursor = loop {
         let frame = live.next().await;
         assert_eq!((&frame["op"], frame.get("requestId")), (&json!("checkpoint"), None), "{frame}");
-        if cursor_of(&frame) == others.cursor {
-            break others.cursor;
+        let cursor = cursor_of(&frame);
+        if position_of(&cursor) >= position_of(&others.cursor) {
+            break cursor;
         }
+        assert!(begun.elapsed() < PATIENCE, "{cursor} is before {}", others.cursor);
     };
     live.resume(2, query, &cursor).await;
     nobody.update("Other", &other, json!({})).await;
@@ -389,6 +397,7 @@ async fn nothing_is_lost_or_doubled_while_everybody_writes() {
     let mut heard: BTreeMap<String, i64> = BTreeMap::new();
     let (mut absences, mut left) = (0, 0);
     let mut events: u64 = 0;
+    let begun = Instant::now();
     while left < WRITERS {
         // Some take a few events, some many, some none.
         let patience = [0, 1, 7, 40, 200][absences % 5];
@@ -396,6 +405,7 @@ async fn nothing_is_lost_or_doubled_while_everybody_writes() {
             let frame = listener.live.next().await;
             listener.cursor = cursor_of(&frame);
             if frame["op"] == "checkpoint" {
+                assert!(begun.elapsed() < PATIENCE * 8, "{left} of {WRITERS} writers have ended");
                 continue;
             }
             events += 1;

@@ -17,6 +17,8 @@ pub struct ChangeTail {
     published: AtomicU64,
     /// The newest position that somebody may know of.
     reached: AtomicU64,
+    /// Everything up to here was pushed.
+    told: AtomicU64,
     /// Called after each push; must not block.
     wake: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
@@ -70,8 +72,8 @@ impl ChangeTail {
             behind_since: None,
             has_follower: false,
         };
-        let (published, reached) = (AtomicU64::new(position), AtomicU64::new(position));
-        Self { recent: Mutex::new(recent), max_bytes, published, reached, wake: OnceLock::new() }
+        let [published, reached, told] = [(); 3].map(|()| AtomicU64::new(position));
+        Self { recent: Mutex::new(recent), max_bytes, published, reached, told, wake: OnceLock::new() }
     }
 
     /// Registers the follower's wake-up call. Only the first one counts.
@@ -103,10 +105,20 @@ impl ChangeTail {
         }
     }
 
-    /// The store has come to this position: a change at it was answered, and is still to be pushed; or all changes up to it
-    /// are here.
+    /// Somebody was told of this position. A change at it may be still to be pushed.
     pub fn reached(&self, position: Position) {
         self.reached.fetch_max(position, Ordering::AcqRel);
+    }
+
+    /// Nothing up to this position is still to be pushed: time passes also where nothing happens.
+    pub fn told(&self, position: Position) {
+        self.told.fetch_max(position, Ordering::AcqRel);
+        self.reached(position);
+    }
+
+    /// How far one has heard who then finds nothing to read.
+    pub fn quiet_until(&self) -> Position {
+        self.told.load(Ordering::Acquire)
     }
 
     /// Position of the newest change.
@@ -203,7 +215,9 @@ mod tests {
         assert_eq!(positions(tail.read_after(14, 1)), [20, 20]);
         tail.reached(25);
         tail.reached(22);
-        assert_eq!((tail.position(), tail.newest()), (20, 25));
+        assert_eq!((tail.position(), tail.newest(), tail.quiet_until()), (20, 25, 10));
+        tail.told(24);
+        assert_eq!((tail.position(), tail.newest(), tail.quiet_until()), (20, 25, 24));
     }
 
     #[test]

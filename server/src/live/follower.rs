@@ -255,6 +255,8 @@ impl Follower {
             return Batch { bytes: 0, next: Next::Within(rest) };
         }
         let max = self.delivery.settings.batch;
+        // Looked up first: what is pushed meanwhile is read.
+        let quiet_until = self.tail.quiet_until();
         let changes = match self.tail.read_after(self.engine.position(), max) {
             TailRead::Changes(changes) => changes,
             TailRead::Behind => match self.log() {
@@ -284,9 +286,12 @@ impl Follower {
                 return Batch { bytes, next: Next::AtOnce };
             }
         }
-        // A full batch says that there is probably more; else whoever pushes it wakes us.
-        let next = if changes.is_empty() { Next::WhenWoken } else { Next::AtOnce };
-        Batch { bytes, next }
+        if changes.is_empty() {
+            self.engine.pass(quiet_until);
+            // Whoever pushes more wakes us.
+            return Batch { bytes, next: Next::WhenWoken };
+        }
+        Batch { bytes, next: Next::AtOnce }
     }
 
     fn log(&self) -> Result<Vec<Arc<Committed>>, SourceError> {
@@ -305,17 +310,16 @@ impl Follower {
     fn check(&self, sessions: Vec<ObjectId>) {
         let (reads, inbox) = (self.reads.clone(), self.inbox.clone());
         self.runtime.spawn(async move {
-            let all = sessions.clone();
-            let ended = tokio::spawn(async move {
-                loop {
-                    match reads.ended_sessions(sessions.clone()).await {
-                        Ok(ended) => return ended,
-                        Err(_) => tokio::time::sleep(IDLE).await,
-                    }
+            let ended = loop {
+                let (reads, sessions) = (reads.clone(), sessions.clone());
+                // In a task of its own: a panic there is no answer either.
+                match tokio::spawn(async move { reads.ended_sessions(sessions).await }).await {
+                    Ok(Ok(ended)) => break ended,
+                    Ok(Err(_)) => {}
+                    Err(panic) => tracing::error!(%panic, "a look for sessions that have ended has panicked"),
                 }
-            });
-            // Who cannot be told from the ended comes back with a new subscription.
-            let ended = ended.await.unwrap_or(all);
+                tokio::time::sleep(IDLE).await;
+            };
             inbox.push(Command::SessionsChecked { ended });
         });
     }

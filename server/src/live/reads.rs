@@ -89,8 +89,8 @@ pub(super) enum Reply {
 }
 
 impl ReadRequest {
-    /// Writes the `result` frame. Rows beyond the bound of bytes are left out. `schema` is the class's, at least as new
-    /// as what was found.
+    /// Writes the `result` frame. Rows beyond the bound of bytes are left out. `schema` is the class's, as far as this
+    /// process has heard.
     pub(super) fn answer(&self, outcome: Result<Found, Error>, schema: Option<&ClassSchema>) -> ReadAnswer {
         let relations = relations(schema);
         let outcome = outcome.map(|(position, objects)| {

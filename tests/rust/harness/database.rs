@@ -2,8 +2,12 @@
 //! names, each in a database of its own.
 
 use mongodb::bson::doc;
+use mongodb::options::ClientOptions;
 use std::path::PathBuf;
+use std::time::Duration;
 
+/// A database that is not dropped by then stays: it goes with its server.
+const PATIENCE: Duration = Duration::from_secs(5);
 const PROGRAM: &str = "TIDINGS_TEST_MONGOD";
 const URL: &str = "TIDINGS_TEST_DATABASE_URL";
 
@@ -44,8 +48,11 @@ impl Drop for Database {
         let dropping = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
-                let client = mongodb::Client::with_uri_str(url).await.map_err(std::io::Error::other)?;
-                let dropped = client.database(&name).run_command(doc! { "dropDatabase": 1 }).await;
+                let mut options = ClientOptions::parse(url).await.map_err(std::io::Error::other)?;
+                options.server_selection_timeout = Some(PATIENCE);
+                let client = mongodb::Client::with_options(options).map_err(std::io::Error::other)?;
+                let dropping = async { client.database(&name).run_command(doc! { "dropDatabase": 1 }).await };
+                let dropped = tokio::time::timeout(PATIENCE, dropping).await.map_err(std::io::Error::other)?;
                 dropped.map(drop).map_err(std::io::Error::other)
             })
         });

@@ -157,6 +157,12 @@ pub(crate) fn cursor_of(frame: &Value) -> String {
     frame["cursor"].as_str().unwrap_or_else(|| panic!("no cursor in {frame}")).to_owned()
 }
 
+/// Where in the history a cursor is.
+pub(crate) fn position_of(cursor: &str) -> u64 {
+    let position = cursor.split('.').nth(1).unwrap_or_else(|| panic!("no position in {cursor}"));
+    u64::from_str_radix(position, 16).unwrap_or_else(|_| panic!("no position in {cursor}"))
+}
+
 fn is_event(frame: &Value) -> bool {
     frame["object"].is_object()
 }

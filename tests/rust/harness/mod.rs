@@ -18,7 +18,7 @@ mod turn;
 pub(crate) use client::{Answer, Client, query_string};
 pub(crate) use database::{Database, mongod, on_mongodb};
 pub(crate) use launch::{Launch, refused};
-pub(crate) use live::{Live, cursor_of};
+pub(crate) use live::{Live, cursor_of, position_of};
 pub(crate) use raw::{Raw, status_of};
 pub(crate) use serde_json::{Value, json};
 pub(crate) use server::Server;

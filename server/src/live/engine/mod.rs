@@ -245,6 +245,11 @@ impl Engine {
         }
     }
 
+    /// Nothing happens up to this position.
+    pub(super) fn pass(&mut self, position: Position) {
+        self.position = self.position.max(position);
+    }
+
     fn apply_object(&mut self, change: &ObjectChange, point: Point) {
         let Some(class) = self.by_class.get(&change.class).and_then(|id| self.classes.get_mut(*id)) else { return };
         let (before, after) = (change.before.as_deref(), change.after.as_deref());
@@ -308,7 +313,7 @@ impl Engine {
     /// Does what is due by now. Returns when it wants to be called again.
     pub(super) fn tick(&mut self, now: Millis) -> Option<Millis> {
         let (fence, checkpoint) = (self.lift_old_fences(now), self.send_checkpoints(now));
-        [fence, checkpoint].into_iter().flatten().min()
+        [fence, checkpoint, self.session_check.due()].into_iter().flatten().min()
     }
 
     /// Lifts fences whose pong did not come.

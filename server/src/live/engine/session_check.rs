@@ -71,6 +71,11 @@ impl SessionCheck {
         are_any
     }
 
+    /// When the next one may begin, if one is to.
+    pub(super) fn due(&self) -> Option<Millis> {
+        (self.is_due && !self.is_under_way).then_some(self.not_before)
+    }
+
     pub(super) fn end(&mut self, now: Millis) {
         self.is_under_way = false;
         self.not_before = now.saturating_add(REST);

@@ -124,8 +124,8 @@ async fn follow_once(shared: &Arc<Shared>, after: &mut Position, telling: Tellin
         if is_news {
             shared.tail.push(changes);
         }
-        // Time passes also where nothing happens, and a moment of minutes ago can no longer be read.
-        shared.tail.reached(until);
+        // A moment of minutes ago can no longer be read, nor may a cursor grow old where nothing happens.
+        shared.tail.told(until);
         if is_news && telling == Telling::Small && reader.held.is_empty() {
             return Ok(());
         }

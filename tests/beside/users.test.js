@@ -6,7 +6,9 @@ import { test } from 'node:test';
 import { eventually, fresh, refused, startBoth } from './harness/index.js';
 
 // Parse Server looks at a session it knows again after this time only (5 s, unless told otherwise).
-const { parse, tidings, database, device, bothWays } = await startBoth({ parseOptions: { cacheTTL: 200 } });
+const mfa = { enabled: true, options: ['TOTP'], algorithm: 'SHA1', digits: 6, period: 30 };
+const parseOptions = { cacheTTL: 200, auth: { mfa } };
+const { parse, tidings, database, device, bothWays } = await startBoth({ parseOptions });
 
 /** Somebody who has just signed up at this server. */
 async function signedUp(server, name = fresh('user')) {
@@ -118,6 +120,22 @@ test('users of providers that only Parse Server knows are shown to themselves', 
     assert.deepEqual(shown, { custom: { id: 'c1', n: 1 } }, server.name);
     assert.deepEqual((await server.master.get('_User', objectId)).authData, shown, server.name);
     assert.equal((await server.master.find('_User', { 'authData.custom.id': 'c1' })).length, 1, server.name);
+  }
+});
+
+test('a second factor of Parse Server keeps its secrets, and cannot be passed by', async () => {
+  const { objectId, sessionToken, username, password } = await signedUp(parse);
+  const factor = { secret: 'JBSWY3DPEHPK3PXPJBSW', recovery: ['one', 'two'] };
+  await database.rows('_User').updateOne({ _id: objectId }, { $set: { _auth_data_mfa: factor } });
+  for (const server of [parse, tidings]) {
+    const shown = await eventually(async () => {
+      const { authData } = await server.as(sessionToken).me();
+      assert.ok(authData);
+      return authData;
+    });
+    assert.deepEqual(shown, { mfa: { status: 'enabled' } }, server.name);
+    assert.deepEqual((await server.master.get('_User', objectId)).authData, { mfa: factor }, server.name);
+    await refused(server.logIn({ username, password }), -1);
   }
 });
 

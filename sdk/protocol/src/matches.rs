@@ -262,7 +262,7 @@ impl Regex {
             source.push_str(&flags);
             source.push(')');
         }
-        source.push_str(&unquoted);
+        traits.write(&unquoted, &mut source);
         if !traits.is_possessive
             && let Ok(linear) = regex::RegexBuilder::new(&source).size_limit(COMPILED_LIMIT).build()
         {

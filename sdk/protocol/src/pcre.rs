@@ -6,12 +6,27 @@
 use crate::error::{Error, Result};
 
 /// What the choice of an engine has to know of an expression.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Traits {
     /// The linear engine takes a possessive quantifier (`a++`) for a quantifier of a quantifier.
     pub(crate) is_possessive: bool,
     /// The engine that backtracks lets an option that is set within a group (`((?i)a)b`) hold behind it, too.
     pub(crate) sets_options_in_groups: bool,
+    /// Where a `{`, or a `[` in a class, is text without saying so: our engines want it said.
+    text: Vec<usize>,
+}
+
+impl Traits {
+    /// The expression with a backslash before all that is text.
+    pub(crate) fn write(&self, pattern: &str, out: &mut String) {
+        let mut written = 0;
+        for &at in &self.text {
+            out.push_str(&pattern[written..at]);
+            out.push('\\');
+            written = at;
+        }
+        out.push_str(&pattern[written..]);
+    }
 }
 
 /// Reads an expression without `\Q…\E`. Whether it is well-formed is the engine's to say.
@@ -19,7 +34,8 @@ pub(crate) struct Traits {
 /// # Errors
 /// 102 for what would mean something else here, by its name.
 pub(crate) fn check(pattern: &str, is_extended: bool) -> Result<Traits> {
-    let mut scan = Scan { rest: pattern, is_extended, groups: Vec::new(), traits: Traits::default() };
+    let traits = Traits::default();
+    let mut scan = Scan { rest: pattern, length: pattern.len(), is_extended, groups: Vec::new(), traits };
     while let Some(letter) = scan.next() {
         match letter {
             '\\' => scan.escape()?,
@@ -28,6 +44,7 @@ pub(crate) fn check(pattern: &str, is_extended: bool) -> Result<Traits> {
             ')' => scan.is_extended = scan.groups.pop().unwrap_or(scan.is_extended),
             '*' | '+' | '?' => scan.behind_quantifier()?,
             '{' if scan.counts()? => scan.behind_quantifier()?,
+            '{' => scan.is_text(),
             '#' if scan.is_extended => scan.skip_comment('\n')?,
             letter if scan.is_extended && letter.is_whitespace() && !BLANKS.contains(&letter) => {
                 return Err(refused("such white space under option x"));
@@ -43,6 +60,8 @@ const BLANKS: [char; 4] = [' ', '\t', '\r', '\n'];
 
 struct Scan<'a> {
     rest: &'a str,
+    /// Of all.
+    length: usize,
     /// Whether white space and comments say nothing here (option `x`).
     is_extended: bool,
     /// The same for what is around each group that is open.
@@ -63,6 +82,11 @@ impl Scan<'_> {
 
     fn take(&mut self, text: &str) -> bool {
         self.rest.strip_prefix(text).map(|rest| self.rest = rest).is_some()
+    }
+
+    /// What was just taken is text, and one byte.
+    fn is_text(&mut self) {
+        self.traits.text.push(self.length - self.rest.len() - 1);
     }
 
     /// Drops everything up to `end`, and `end` itself.
@@ -128,14 +152,15 @@ impl Scan<'_> {
             if self.take_posix() {
                 continue;
             }
-            if self.rest.starts_with('[') {
-                return Err(refused("an unescaped [ in a character class"));
+            if ["[:", "[.", "[="].into_iter().any(|opening| self.rest.starts_with(opening)) {
+                return Err(refused("[:, [. or [= in a character class"));
             }
             if let Some(operator) = ["&&", "--", "~~"].into_iter().find(|operator| self.rest.starts_with(operator)) {
                 return Err(refused(&format!("{operator} in a character class")));
             }
             match self.next() {
                 None | Some(']') => return Ok(()),
+                Some('[') => self.is_text(),
                 Some('\\') => {
                     if let Some(letter @ ('h' | 'H' | 'v' | 'V')) = self.next() {
                         return Err(refused(&format!("\\{letter}")));
@@ -299,9 +324,6 @@ mod tests {
             (r"^[a&&b]$", "&", Some(true)),
             (r"^[--a]$", "_", Some(true)),
             (r"^[a~~b]$", "~", Some(true)),
-            (r"^[a[b]]$", "b", Some(false)),
-            (r"^[a[b]]$", "b]", Some(true)),
-            (r"^[^[b]]$", "x", Some(false)),
             (r"^[[:^foo]]$", ":", Some(false)),
             (r"^[[:<:]]a", "a", Some(true)),
             (r"^(?:a|b(?R))", "b", Some(false)),
@@ -333,8 +355,8 @@ mod tests {
             ("[a&&b]", "&& in a character class"),
             ("[^a--b]", "-- in a character class"),
             ("[a~~b]", "~~ in a character class"),
-            ("[[]", "an unescaped [ in a character class"),
-            ("[[:alpha:][b]]", "an unescaped [ in a character class"),
+            ("[[.a.]]", "[:, [. or [= in a character class"),
+            ("[[:alpha:][:x]", "[:, [. or [= in a character class"),
             ("(a)(?1)", "recursion"),
             ("(?<n>a)(?&n)", "recursion"),
             ("(?<n>a)(?P>n)", "recursion"),
@@ -389,6 +411,11 @@ mod tests {
             (r"^\Q{,2}\E$", "{,2}", true),
             (r"^a\{,2}$", "a{,2}", true),
             (r"^(?=a)a{x}$", "a{x}", true),
+            (r"^a{x}{{}$", "a{x}{{}", true),
+            (r"^[a[b]]$", "b", false),
+            (r"^[a[b]]$", "b]", true),
+            (r"^[[:alpha:][b]]$", "[]", true),
+            (r"^[^[b]]$", "x", false),
             (r"^a+?a$", "aa", true),
             (r"^[[:alpha:]]+$", "ab", true),
             (r"^[[:^alpha:]_]+$", "1_", true),
@@ -408,6 +435,7 @@ mod tests {
         ] {
             assert_eq!(regex(pattern).compile().map(|it| it.is_match(text)), Ok(expected), "{pattern} in {text:?}");
         }
+        assert!(!regex("Hello {name}").compile().unwrap().backtracks());
         assert!(regex("^a++b").compile().unwrap().backtracks() && !regex("^a+b").compile().unwrap().backtracks());
     }
 }

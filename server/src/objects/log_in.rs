@@ -2,7 +2,9 @@
 
 use super::Objects;
 use super::sessions::deletion;
-use super::users::{ANONYMOUS_FIELD, PASSWORD_FIELD, anonymous_id, unsupported_provider};
+use super::users::{
+    ANONYMOUS_FIELD, PASSWORD_FIELD, SECOND_FACTOR, anonymous_id, has_second_factor, unsupported_provider,
+};
 use crate::auth::Auth;
 use crate::error::{Failure, Result};
 use crate::permissions::Principals;
@@ -35,7 +37,8 @@ impl Objects {
     /// Checks a password and begins a session. `name` is a user name or an e-mail address.
     ///
     /// # Errors
-    /// 101 when anything about it is wrong; Parse does not tell what. 200 and 201 for missing parts.
+    /// 101 when anything about it is wrong; Parse does not tell what. 200 and 201 for missing parts. -1 for a user of whom
+    /// Parse Server asks a second factor.
     pub async fn log_in(&self, auth: &Auth, body: &Map) -> Result<LoggedIn> {
         let user = self.check_password(body).await?;
         // A user whom nobody may read, not even itself, is switched off.
@@ -93,6 +96,10 @@ impl Objects {
 
     /// `proof` is the field that was checked. It must still be what it was when the session begins.
     async fn begin_log_in(&self, auth: &Auth, user: Arc<Object>, proof: &str) -> Result<LoggedIn> {
+        if has_second_factor(&user) {
+            let message = format!("Missing additional authData {SECOND_FACTOR}, which this server cannot check.");
+            return Err(Failure::parse(Code::OtherCause, message));
+        }
         let provider = if proof == ANONYMOUS_FIELD { "anonymous" } else { "password" };
         let session = self.new_session(auth, &user.id, "login", provider)?;
         // One session per user and installation.

@@ -77,6 +77,7 @@ impl Objects {
         if relations::is_asked(&subscribe.predicate, schema.map(|schema| &**schema)) {
             return Err(Error::invalid_query("Relations cannot be subscribed to yet.").into());
         }
+        refuse_auth_data(&subscribe.class, &subscribe.predicate)?;
         let mut predicate = sessions::own_only(&auth, &subscribe.class, subscribe.predicate.clone())?;
         // As in Parse: a class that is not live can be subscribed to, and stays silent.
         if !self.is_live(&subscribe.class) {
@@ -91,6 +92,19 @@ impl Objects {
     }
 }
 
+/// Nobody who hears of changes is told who vouches for a user.
+///
+/// # Errors
+/// 102 for a filter that asks for it.
+fn refuse_auth_data(class: &ClassName, predicate: &Predicate) -> Result<()> {
+    let mut asks = false;
+    predicate.fields(&mut |path, _| asks |= path.split('.').next() == Some("authData"));
+    match asks && *class == ClassName::USER {
+        true => Err(Error::invalid_query("authData cannot be subscribed to.").into()),
+        false => Ok(()),
+    }
+}
+
 /// Every subscription waits for the evaluation of the others, so none may take its time.
 ///
 /// # Errors
@@ -100,8 +114,8 @@ fn refuse_backtracking(predicate: &Predicate) -> Result<()> {
     predicate.expressions(&mut |regex| backtracks |= regex.compile().is_ok_and(|expression| expression.backtracks()));
     match backtracks {
         true => {
-            let message = "Regular expressions with look-around, back-references, atomic groups or possessive \
-                           quantifiers cannot be subscribed to.";
+            let message = "Regular expressions that backtrack (look-around, back-references, atomic groups, possessive \
+                           quantifiers, comments, \\K, \\N, \\R, \\e) cannot be subscribed to.";
             Err(Error::invalid_query(message).into())
         }
         false => Ok(()),

@@ -16,6 +16,9 @@ pub(super) const PASSWORD_FIELD: &str = "_hashed_password";
 pub(super) const ANONYMOUS_FIELD: &str = "_auth_data_anonymous";
 /// What the internal fields of all providers begin with.
 const PROVIDER: &str = "_auth_data_";
+/// Parse Server's own adapter for second factors.
+pub(super) const SECOND_FACTOR: &str = "mfa";
+const SECOND_FACTOR_FIELD: &str = "_auth_data_mfa";
 /// With which a Parse Server on the same database lets somebody set a new password.
 const RESET_FIELDS: [&str; 2] = ["_perishable_token", "_perishable_token_expires_at"];
 
@@ -228,6 +231,12 @@ pub(super) fn check_edits(class: &ClassName, edits: &Update) -> Result<()> {
 /// The provider whose internal field this is.
 pub(super) fn provider(field: &str) -> Option<&str> {
     field.strip_prefix(PROVIDER)
+}
+
+/// Whether a second factor is asked of this user: one that Parse Server has set up, and only it can check.
+pub(super) fn has_second_factor(user: &Object) -> bool {
+    let Some(Value::Object(factor)) = user.fields.get(SECOND_FACTOR_FIELD) else { return false };
+    ["secret", "mobile"].iter().any(|kind| factor.get(kind).is_some_and(|value| !value.is_null()))
 }
 
 /// Has a query of the master on `authData` look where that is stored. One on another class stays as it is.

@@ -1,7 +1,7 @@
 //! What one caller sees of objects: without hidden fields, cut to the chosen keys, with included objects in place of
 //! their pointers.
 
-use super::users::provider;
+use super::users::{SECOND_FACTOR, has_second_factor, provider};
 use crate::auth::Auth;
 use crate::auth::session::TOKEN_FIELD;
 use crate::error::Result;
@@ -173,7 +173,7 @@ impl View {
             write_json_string(token, out);
         }
         if *class == ClassName::USER && owner {
-            write_auth_data(object, out);
+            write_auth_data(object, self.reader.master, out);
         }
     }
 
@@ -278,8 +278,9 @@ fn relations<'a>(
     schemas.get(class).into_iter().flat_map(|schema| schema.relation_fields())
 }
 
-/// By which providers a user may be known: those of a Parse Server on the same database as it has stored them.
-fn write_auth_data(user: &Object, out: &mut Vec<u8>) {
+/// By which providers a user may be known: those of a Parse Server on the same database as it has stored them, but the
+/// secrets of a second factor only for the master.
+fn write_auth_data(user: &Object, is_master: bool, out: &mut Vec<u8>) {
     let known = user.fields.iter().filter(|(_, value)| !value.is_null());
     let providers: Vec<(&str, &Value)> = known.filter_map(|(name, value)| Some((provider(name)?, value))).collect();
     for (at, (provider, value)) in providers.iter().enumerate() {
@@ -287,6 +288,10 @@ fn write_auth_data(user: &Object, out: &mut Vec<u8>) {
         write_json_string(provider, out);
         out.push(b':');
         match value {
+            _ if *provider == SECOND_FACTOR && !is_master => {
+                let status = if has_second_factor(user) { "enabled" } else { "disabled" };
+                tidings_protocol::map! { "status" => status }.write_json(out);
+            }
             // All that is kept of a guest.
             Value::String(id) => tidings_protocol::map! { "id" => id.as_str() }.write_json(out),
             other => other.write_json(out),

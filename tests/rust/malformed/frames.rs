@@ -196,6 +196,7 @@ async fn queries_that_cannot_be() {
         refused(json!({"className": "Secret", "where": {"pin": "1234"}}), 119),
         refused(json!({"className": "Secret", "where": {"$or": [{"n": 1}, {"pin": {"$gt": ""}}]}}), 119),
         refused(json!({"className": "_User", "where": {"email": "a@b"}}), 119),
+        refused(json!({"className": "_User", "where": {"$nor": [{"authData.anonymous.id": "x"}]}}), 102),
         refused(json!({"className": "_User", "where": {"$nor": [{"email": {"$regex": "a"}}]}}), 119),
         refused(json!({"className": "_Session", "where": {}}), 209),
     ];

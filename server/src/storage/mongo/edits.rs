@@ -3,7 +3,7 @@
 use super::commit::{knowing_session, written_at};
 use super::errors::{Refusal, refusal, unavailable};
 use super::transactions::{Failure, Tries, finish, reached, start, still};
-use super::{Shared, collections, schemas};
+use super::{Shared, indexes, schemas};
 use crate::changes::Change;
 use crate::schema::{ClassSchema, FieldType, SchemaEdit};
 use crate::storage::WriteError;
@@ -43,7 +43,11 @@ pub(super) async fn edit(shared: Arc<Shared>, edit: SchemaEdit) -> Result<Option
     let is_change = before != edited.after;
     let at = written_at(&shared, &session).position;
     shared.catalog.put(&class, edited.after.clone(), at);
-    let followed = follow(&shared, &edited).await;
+    let followed = match &edit {
+        // Also where there is no row any more: what a deletion did not get to is done by the next one.
+        SchemaEdit::Delete(class) => remove(&shared, class, &edited).await,
+        SchemaEdit::Create(_) | SchemaEdit::Update(..) => follow(&shared, &edited).await,
+    };
     if is_change {
         // Values of removed fields are gone by now, without changes of their own.
         shared.tell([Change::Schema { class, before, schema: edited.after.clone() }]);
@@ -81,13 +85,13 @@ async fn attempt(shared: &Shared, session: &mut ClientSession, edit: &SchemaEdit
         }
         SchemaEdit::Delete(class) => {
             let row = rows.find_one(doc! { "_id": class.as_str() }).session(&mut *session).await?;
-            let Some(before) = row.as_ref().and_then(schemas::decode) else { return Ok(unchanged(None)) };
             let objects = shared.objects::<Document>(class);
             let count = objects.count_documents(doc! {}).session(&mut *session).await?;
             if count > 0 {
                 let message = format!("Class {class} is not empty, contains {count} objects, cannot drop schema.");
                 return Err(Error::new(Code::InvalidSchemaOperation, message).into());
             }
+            let Some(before) = row.as_ref().and_then(schemas::decode) else { return Ok(unchanged(None)) };
             rows.delete_one(doc! { "_id": class.as_str() }).session(session).await?;
             let removed = before.fields.keys().cloned().collect();
             Ok(Edited { before: Some(before), after: None, removed })
@@ -135,37 +139,50 @@ fn change(row: &Document, before: &ClassSchema, after: &ClassSchema) -> Document
 
 /// What follows from an edit beside the class's row: values of removed fields go, indexes come and go.
 async fn follow(shared: &Shared, edited: &Edited) -> Result<(), mongodb::error::Error> {
-    let Some(before) = &edited.before else { return Ok(()) };
-    let empty = ClassSchema::new(before.class.clone());
-    let after = edited.after.as_deref().unwrap_or(&empty);
+    let (Some(before), Some(after)) = (&edited.before, &edited.after) else { return Ok(()) };
     let class: &ClassName = &before.class;
-    for relation in before.relations(&edited.removed) {
-        shared.objects::<Document>(&relation).drop().await?;
-        shared.collections.forget(&relation);
-    }
+    drop_relations(shared, before, &edited.removed).await?;
     let gone: Document = edited.removed.iter().map(|name| (schemas::column_name(name, before), "".into())).collect();
-    if edited.after.is_some() && !gone.is_empty() {
+    if !gone.is_empty() {
         let holds = gone.keys().map(|name| doc! { name: { "$exists": true } }).collect::<Vec<_>>();
         shared.objects::<Document>(class).update_many(doc! { "$or": holds }, doc! { "$unset": gone }).await?;
     }
-    if edited.after.is_none() {
-        return shared.collections.remove(&shared.db, class).await;
-    }
     for (name, index) in before.indexes.iter().filter(|(name, _)| !after.indexes.contains_key(*name)) {
-        collections::withdraw_index(&shared.db, class, name, schemas::index_keys(index, before)).await?;
+        indexes::withdraw(&shared.db, class, name, schemas::index_keys(index, before)).await?;
     }
     // The index that came with a column goes with it, unless the field is the same again.
     for name in edited.removed.iter().filter(|name| before.fields.get(*name) != after.fields.get(*name)) {
-        let index = before.fields.get(name).and_then(|field_type| collections::column_index_name(name, field_type));
+        let index = before.fields.get(name).and_then(|field_type| indexes::name_of(name, field_type));
         if let Some(index) = index {
-            collections::drop_index(&shared.db, class, &index).await?;
+            indexes::drop_one(&shared.db, class, &index).await?;
         }
     }
     for (name, index) in after.indexes.iter().filter(|(name, index)| before.indexes.get(*name) != Some(index)) {
-        collections::declare_index(&shared.db, class, name, schemas::index_keys(index, after)).await?;
+        indexes::declare(&shared.db, class, name, schemas::index_keys(index, after)).await?;
     }
     let new = after.fields.iter().filter(|(name, field_type)| before.fields.get(*name) != Some(field_type));
-    collections::add_column_indexes(&shared.db, class, collections::count_indexed(&before.fields), new).await;
+    indexes::add(&shared.db, class, indexes::count(&before.fields), new).await;
+    Ok(())
+}
+
+/// What goes with a class.
+async fn remove(shared: &Shared, class: &ClassName, edited: &Edited) -> Result<(), mongodb::error::Error> {
+    if let Some(before) = &edited.before {
+        drop_relations(shared, before, &edited.removed).await?;
+    }
+    shared.collections.remove(&shared.db, class).await
+}
+
+/// The members of relations go with their column.
+async fn drop_relations(
+    shared: &Shared,
+    before: &ClassSchema,
+    removed: &[CompactString],
+) -> Result<(), mongodb::error::Error> {
+    for relation in before.relations(removed) {
+        shared.objects::<Document>(&relation).drop().await?;
+        shared.collections.forget(&relation);
+    }
     Ok(())
 }
 

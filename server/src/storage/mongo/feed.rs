@@ -109,7 +109,10 @@ async fn follow_once(shared: &Arc<Shared>, after: &mut Position, telling: Tellin
         reader.found = classes_untold(shared, &batch).await?;
         let Told { changes, until } = reader.read(&batch)?;
         reader.dropped.drain(..).for_each(|class| shared.collections.forget(&class));
-        reader.unready.drain(..).for_each(|class| adopt(shared, class));
+        for class in reader.unready.drain(..) {
+            shared.collections.doubt(&class);
+            adopt(shared, class);
+        }
         for committed in &changes {
             shared.recent.hear(&committed.change);
             if let Change::Schema { class, schema, .. } = &committed.change {

@@ -3,11 +3,11 @@
 //! **Writing.** A commit waits in its `lanes`, then `commit` makes it: one command where MongoDB's operators do what
 //! ours do (`updates`), else a transaction in which our own code decides. **Reading.** A `view` is one cluster time; a
 //! `plan` asks for as much as MongoDB can say (`filters`), and `reads` looks at the rest itself. Under load single objects
-//! are read together, and new ones inserted together (`gathering`). **Hearing.** `feed` follows the database's change stream, so that the writes of other
-//! processes are heard like our own; a database without a replica set has none, nor transactions, and `standalone` is
-//! what is left of the contract there. **In the database.** `documents` knows the form of objects, `schemas` that of
-//! classes, `collections` prepares their collections and indexes; `catalog` holds the classes as this process knows
-//! them, and `errors` what the driver's failures mean.
+//! are read together, and new ones inserted together (`gathering`). **Hearing.** `feed` follows the database's change
+//! stream, so that the writes of other processes are heard like our own; a database without a replica set has none, nor
+//! transactions, and `standalone` is what is left of the contract there. **In the database.** `documents` knows the form
+//! of objects, `schemas` that of classes; `collections` prepares their collections, and `indexes` what they are searched
+//! by; `catalog` holds the classes as this process knows them, and `errors` what the driver's failures mean.
 
 mod catalog;
 mod collections;
@@ -18,6 +18,7 @@ mod errors;
 mod feed;
 mod filters;
 mod gathering;
+mod indexes;
 mod lanes;
 mod open;
 mod pages;

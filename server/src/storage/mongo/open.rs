@@ -7,7 +7,7 @@ use super::gathering::Gathering;
 use super::lanes::Lanes;
 use super::recent::Recent;
 use super::standalone::{self, Standalone};
-use super::{LARGEST_DOCUMENT, Mongo, MongoOptions, Shared, feed, position, schemas};
+use super::{LARGEST_DOCUMENT, Mongo, MongoOptions, Shared, feed, indexes, position, schemas};
 use crate::changes::{ChangeTail, Position};
 use compact_str::{CompactString, format_compact};
 use futures_util::TryStreamExt;
@@ -174,7 +174,7 @@ async fn timeline(db: &Database) -> Result<CompactString, OpenError> {
 }
 
 /// Has the changes of every class carry both images, also where Parse Server made the collection, or would: it declares a
-/// class without one, which comes with the first object.
+/// class without one, which comes with the first object. What the deletion of a class has left behind is cleared away.
 async fn prepare(
     db: &Database,
     collections: &Collections,
@@ -184,7 +184,13 @@ async fn prepare(
     let mut missing: BTreeSet<&str> = classes.keys().map(ClassName::as_str).collect();
     while let Some(collection) = found.try_next().await? {
         let name = collection.name.as_str();
-        Collections::put_back(db, name).await?;
+        if let Err(error) = Collections::put_back(db, name).await {
+            tracing::warn!(
+                collection = name,
+                error = in_words(&error),
+                "a class that was deleted is not cleared away yet"
+            );
+        }
         if !missing.remove(name) {
             continue;
         }
@@ -196,7 +202,7 @@ async fn prepare(
         if name == ClassName::SESSION.as_str() {
             let db = db.clone();
             tokio::spawn(async move {
-                if let Err(error) = Collections::make_session_indexes(&db).await {
+                if let Err(error) = indexes::make(&db, &ClassName::SESSION, indexes::of_sessions()).await {
                     tracing::warn!(
                         error = in_words(&error),
                         "sessions of other servers, and those that have expired, are slow to find: they have no index"

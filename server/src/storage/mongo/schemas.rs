@@ -3,8 +3,8 @@
 //! A row has the class's name as `_id`, each field's type as a text (`string`, `*Class`, `relation<Class>`), and in
 //! `_metadata` the class-level permissions, the declared indexes and the options of fields.
 
-use super::collections::is_automatic;
 use super::documents::{GUEST, GUEST_ID, decode_map, inner, parse_name, pointer_name};
+use super::indexes::is_automatic;
 use crate::permissions::ClassLevelPermissions;
 use crate::schema::{ClassSchema, FieldOptions, FieldType, Index};
 use base64::Engine;

@@ -434,6 +434,20 @@ async fn a_collection_put_in_place_of_another_is_heard() {
 }
 
 /// The names of a collection's indexes but that of its ids; `None` without a collection.
+async fn eventually(what: &str, mut is_there: impl AsyncFnMut() -> bool) {
+    let started = Instant::now();
+    while !is_there().await {
+        assert!(started.elapsed() < Duration::from_secs(20), "no {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+async fn has_images(raw: &mongodb::Database, name: &str) -> bool {
+    let found = raw.list_collections().filter(doc! { "name": name }).await.unwrap();
+    let found: Vec<_> = found.try_collect().await.unwrap();
+    found.iter().any(super::collections::has_images)
+}
+
 async fn indexes(raw: &mongodb::Database, class: &ClassName) -> Option<Vec<String>> {
     raw.list_collections().filter(doc! { "name": class.as_str() }).await.unwrap().try_next().await.unwrap()?;
     let mut names = raw.collection::<Document>(class).list_index_names().await.unwrap();
@@ -500,6 +514,50 @@ async fn what_was_put_aside_is_put_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deletion_that_was_broken_off_is_ended_by_the_next() {
+    let Some((store, _, raw)) = two_nodes().await else { return };
+    let class = fresh_class("Broken");
+    done(&*store, create(&class, "a", "{}")).await;
+    // The row goes first.
+    raw.collection::<Document>(schemas::COLLECTION).delete_one(doc! { "_id": class.as_str() }).await.unwrap();
+    let delete_class = || store.edit_schema(SchemaEdit::Delete(class.clone()));
+    let refused = delete_class().await.unwrap_err();
+    assert!(matches!(&refused, WriteError::Rejected(error) if error.code.number() == 255), "{refused:?}");
+    raw.collection::<Document>(&class).delete_one(doc! { "_id": "a" }).await.unwrap();
+    assert!(indexes(&raw, &class).await.is_some());
+    delete_class().await.unwrap();
+    assert_eq!(indexes(&raw, &class).await, None, "there is no such collection");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_that_cannot_be_made_stops_no_other() {
+    let Some((store, _, raw)) = two_nodes().await else { return };
+    let class = fresh_class("Crossed");
+    done(&*store, create(&class, "a", "{}")).await;
+    let crossed = r#"{"area":{"__type":"Polygon","coordinates":[[0,0],[2,2],[0,2],[2,0]]},
+        "friend":{"__type":"Pointer","className":"_User","objectId":"u"}}"#;
+    done(&*store, update(&class, "a", crossed)).await;
+    let has_both = async || indexes(&raw, &class).await.unwrap() == ["_created_at_1", "_p_friend_1__created_at_1"];
+    eventually("the other index", has_both).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn images_that_are_switched_off_are_switched_on_again() {
+    let Some(url) = testing::url().await else { return };
+    // Another node would do it as soon as it hears of the class.
+    let store = testing::open(&url).await;
+    let raw = mongodb::Client::with_uri_str(&url).await.unwrap().default_database().unwrap();
+    let class = fresh_class("Blinded");
+    let written = done(&*store, create(&class, "a", r#"{"n":1}"#)).await;
+    let off = doc! { "collMod": class.as_str(), "changeStreamPreAndPostImages": { "enabled": false } };
+    raw.run_command(off).await.unwrap();
+    done(&*store, update(&class, "a", r#"{"n":2}"#)).await;
+    let unseen = Change::Unseen { class: class.clone(), gone: None };
+    assert_eq!(heard(&store, &class, written.cursor.position, 1).await, [unseen]);
+    eventually("images", async || has_images(&raw, &class).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_class_may_have_more_columns_than_indexes() {
     let Some((store, _, raw)) = two_nodes().await else { return };
     let names: Vec<String> = (0..70).map(|n| format!("p{n}")).collect();
@@ -522,10 +580,7 @@ async fn polygons_that_cross_themselves_are_refused() {
     let area = |corners: &str| format!(r#"{{"area":{{"__type":"Polygon","coordinates":{corners}}}}}"#);
     let (plain, crossed) = (area("[[0,0],[0,2],[2,2],[2,0]]"), area("[[0,0],[2,2],[0,2],[2,0]]"));
     done(&*store, create(&class, "a", &plain)).await;
-    let started = Instant::now();
-    while indexes(&store.shared.db, &class).await.unwrap().len() < 2 {
-        assert!(started.elapsed() < Duration::from_secs(20), "no index of polygons");
-    }
+    eventually("index of polygons", async || indexes(&store.shared.db, &class).await.unwrap().len() == 2).await;
     for write in [create(&class, "b", &crossed), update(&class, "a", &crossed)] {
         for writes in [vec![write.clone()], vec![write, create(&class, "c", "{}")]] {
             let refused = store.commit(writes).await.unwrap_err();
@@ -557,15 +612,7 @@ async fn changes_of_classes_are_heard_without_images() {
     // A new one has images again, whoever makes it.
     raw.collection::<Document>(schemas::COLLECTION).drop().await.unwrap();
     heard(&other, &class, after, 2).await;
-    let started = Instant::now();
-    loop {
-        let found = raw.list_collections().filter(doc! { "name": schemas::COLLECTION }).await.unwrap();
-        let found: Vec<_> = found.try_collect().await.unwrap();
-        if found.iter().any(super::collections::has_images) {
-            break;
-        }
-        assert!(started.elapsed() < Duration::from_secs(20), "{found:?}");
-    }
+    eventually("images", async || has_images(&raw, schemas::COLLECTION).await).await;
 }
 
 /// A moment of minutes ago cannot be read any more, and that is when the last change of a quiet database may have been.
@@ -575,11 +622,8 @@ async fn a_quiet_database_stays_readable() {
     let elsewhere = raw.client().database(&format!("{}_beside", raw.name()));
     elsewhere.collection("C").insert_one(doc! { "_id": "a" }).await.unwrap();
     let now = super::feed::newest(&store.shared).await.unwrap();
-    let started = Instant::now();
-    while store.snapshot().await.unwrap().cursor().position < now - 1 {
-        assert!(started.elapsed() < Duration::from_secs(20), "reads are of the last change");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    let is_new = async || store.snapshot().await.unwrap().cursor().position >= now - 1;
+    eventually("read of what is newer than the last change", is_new).await;
     elsewhere.drop().await.unwrap();
 }
 

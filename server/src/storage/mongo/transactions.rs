@@ -9,7 +9,7 @@ use super::errors::{
     Malformed, Refusal, duplicate_field, insertion_error, is_transient, refusal, unavailable, write_error,
 };
 use super::updates::{difference, ordered};
-use super::{Shared, collections, documents, feed, schemas, unique};
+use super::{Shared, documents, feed, indexes, schemas, unique};
 use crate::changes::Change;
 use crate::schema::{ClassSchema, FieldType};
 use crate::storage::limits::{check_id, too_large};
@@ -157,14 +157,14 @@ async fn one_by_one(shared: &Shared, session: &mut ClientSession, writes: &[Writ
 fn add_indexes(shared: &Shared, schema: &ClassSchema, writes: &[Write]) {
     let of_class = writes.iter().filter(|write| write.class == schema.class).flat_map(|write| &write.fields);
     let columns: BTreeMap<CompactString, FieldType> = of_class.cloned().collect();
-    let new = collections::count_indexed(&columns);
+    let new = indexes::count(&columns);
     if new == 0 {
         return;
     }
-    let before = collections::count_indexed(&schema.fields).saturating_sub(new);
+    let before = indexes::count(&schema.fields).saturating_sub(new);
     let (db, class) = (shared.db.clone(), schema.class.clone());
     shared.runtime.spawn(async move {
-        collections::add_column_indexes(&db, &class, before, &columns).await;
+        indexes::add(&db, &class, before, &columns).await;
     });
 }
 

@@ -6,9 +6,10 @@
 //! transactions, they wait for each other in this process.
 
 use super::Shared;
-use super::collections::{LANGUAGE, OWN};
+use super::collections::OWN;
 use super::documents::GUEST;
 use super::filters::Filter;
+use super::indexes::LANGUAGE;
 use super::transactions::Failure;
 use crate::storage::{Action, Unique, Write, WriteError};
 use futures_util::TryStreamExt;

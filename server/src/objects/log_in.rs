@@ -3,7 +3,8 @@
 use super::Objects;
 use super::sessions::deletion;
 use super::users::{
-    ANONYMOUS_FIELD, PASSWORD_FIELD, SECOND_FACTOR, anonymous_id, has_second_factor, unsupported_provider,
+    ANONYMOUS_FIELD, PASSWORD_FIELD, SECOND_FACTOR, SECOND_FACTOR_FIELD, anonymous_id, has_second_factor,
+    unsupported_provider,
 };
 use crate::auth::Auth;
 use crate::error::{Failure, Result};
@@ -107,12 +108,14 @@ impl Objects {
             Some(installation_id) => self.session_deletions(&user.id, Some(installation_id)).await?,
             None => Vec::new(),
         };
-        let proven = user.fields.get(proof).cloned().unwrap_or(Value::Null);
+        // Neither is another, nor has a second factor come.
+        let unchanged = [proof, SECOND_FACTOR_FIELD]
+            .map(|field| Predicate::equal(field, user.fields.get(field).cloned().unwrap_or(Value::Null)));
         writes.push(Write {
             class: ClassName::USER,
             id: user.id.clone(),
             action: Action::Expect,
-            guard: Guard { expect: Some(Predicate::equal(proof, proven)), ..Guard::default() },
+            guard: Guard { expect: Some(Predicate::And(unchanged.into())), ..Guard::default() },
             fields: Vec::new(),
         });
         writes.push(session.write);

@@ -18,7 +18,7 @@ pub(super) const ANONYMOUS_FIELD: &str = "_auth_data_anonymous";
 const PROVIDER: &str = "_auth_data_";
 /// Parse Server's own adapter for second factors.
 pub(super) const SECOND_FACTOR: &str = "mfa";
-const SECOND_FACTOR_FIELD: &str = "_auth_data_mfa";
+pub(super) const SECOND_FACTOR_FIELD: &str = "_auth_data_mfa";
 /// With which a Parse Server on the same database lets somebody set a new password.
 const RESET_FIELDS: [&str; 2] = ["_perishable_token", "_perishable_token_expires_at"];
 

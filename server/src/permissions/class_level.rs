@@ -164,7 +164,11 @@ impl ClassLevelPermissions {
                 _ => {
                     let known = Operation::ALL.into_iter().find(|operation| operation.name() == key);
                     let operation = known.ok_or_else(|| invalid(key))?;
-                    permissions.operations.insert(operation, Allowed::from_map(map)?);
+                    let allowed = Allowed::from_map(map)?;
+                    // Nobody is what goes without saying: permissions that are alike are equal.
+                    if allowed != Allowed::default() {
+                        permissions.operations.insert(operation, allowed);
+                    }
                 }
             }
         }
@@ -263,6 +267,15 @@ mod tests {
 
     fn read(json: &str) -> Result<ClassLevelPermissions, Error> {
         ClassLevelPermissions::from_map(&Map::from_json(json.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn what_is_written_is_read_as_it_was() {
+        let named =
+            read(r#"{"find":{"*":true},"get":{},"create":{"alice":true},"protectedFields":{"*":["a"]}}"#).unwrap();
+        for permissions in [named, ClassLevelPermissions::closed(), ClassLevelPermissions::public()] {
+            assert_eq!(ClassLevelPermissions::from_map(&permissions.to_map()), Ok(permissions));
+        }
     }
 
     #[test]

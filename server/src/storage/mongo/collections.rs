@@ -1,17 +1,18 @@
 //! The collections of classes: made before anything needs them, as nobody waits for them then.
 
-use super::errors::{already_exists, in_words, is_missing};
+use super::errors::{already_exists, in_words, is_forbidden, is_missing};
 use super::indexes;
 use super::schemas::COLLECTION;
 use crate::schema::FieldType;
-use compact_str::{CompactString, format_compact};
+use compact_str::CompactString;
 use futures_util::TryStreamExt;
 use mongodb::Database;
 use mongodb::bson::{Document, doc};
 use mongodb::error::Result;
 use mongodb::results::CollectionSpecification;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use tidings_protocol::ClassName;
 
 /// Where this store keeps what Parse Server does not know of: one document per lock (see `unique`).
@@ -19,6 +20,9 @@ pub(super) const OWN: &str = "_Tidings";
 
 /// What the collections of classes that are being deleted are called, before the name of the class.
 const ASIDE: &str = "_Tidings:";
+
+/// How soon images are looked after again.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Said where images cannot be switched on.
 const WITHOUT_IMAGES: &str = "its changes come without images, so its live queries get fresh results instead of \
@@ -31,13 +35,15 @@ const CLASSES_WITHOUT_IMAGES: &str = "its changes come without images, so classe
 pub(super) struct Collections {
     /// Whether changes carry images: where there are no changes to hear, nothing keeps them.
     have_images: bool,
-    /// What is known to be there: collections, and what is known of them as `Class/…`.
+    /// What is known to be there: collections, and indexes as `Class/field`.
     ready: Mutex<HashSet<CompactString>>,
+    /// When images were last looked after where a change came without; `None` where they may not be switched on.
+    doubted: Mutex<HashMap<CompactString, Option<Instant>>>,
 }
 
 impl Collections {
     pub(super) fn new(have_images: bool) -> Self {
-        Self { have_images, ready: Mutex::default() }
+        Self { have_images, ready: Mutex::default(), doubted: Mutex::default() }
     }
 
     pub(super) fn is_ready(&self, name: &str) -> bool {
@@ -51,13 +57,26 @@ impl Collections {
     /// What was there is gone.
     pub(super) fn forget(&self, name: &str) {
         self.lock().retain(|known| known.split('/').next() != Some(name));
+        self.doubted().remove(name);
     }
 
-    /// A change came without images: they are switched on again, unless that is known not to be allowed.
-    pub(super) fn doubt(&self, name: &str) {
-        if !self.is_ready(&without_images(name)) {
-            self.forget(name);
+    /// A change came without images. Whether to look after them: not if that is known to be in vain, and a large change is
+    /// told without, too.
+    pub(super) fn doubt(&self, name: &str) -> bool {
+        let mut doubted = self.doubted();
+        match doubted.get(name) {
+            Some(None) => false,
+            Some(Some(last)) if last.elapsed() < LOOK_AGAIN => false,
+            _ => {
+                doubted.insert(name.into(), Some(Instant::now()));
+                true
+            }
         }
+    }
+
+    fn doubted(&self) -> MutexGuard<'_, HashMap<CompactString, Option<Instant>>> {
+        // As above.
+        self.doubted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes over a class that another program has made. Indexes are not made unasked there.
@@ -117,7 +136,9 @@ impl Collections {
                 if let Err(error) = db.run_command(change).await {
                     let what = if name == COLLECTION { CLASSES_WITHOUT_IMAGES } else { WITHOUT_IMAGES };
                     tracing::warn!(collection = name, error = in_words(&error), "{what}");
-                    self.set_ready(&without_images(name));
+                    if is_forbidden(&error) {
+                        self.doubted().insert(name.into(), None);
+                    }
                 }
                 Ok(())
             }
@@ -139,9 +160,10 @@ impl Collections {
             renamed = admin.run_command(rename).await;
         }
         match renamed {
-            Err(error) if is_missing(&error) => return Ok(()),
-            other => other?,
-        };
+            // It may have been put aside, and that be all.
+            Err(error) if is_missing(&error) => {}
+            other => drop(other?),
+        }
         self.forget(class);
         Self::put_back(db, &aside).await
     }
@@ -167,10 +189,6 @@ impl Collections {
         self.set_ready(&key);
         Ok(())
     }
-}
-
-fn without_images(name: &str) -> CompactString {
-    format_compact!("{name}/without images")
 }
 
 /// Whether a collection's changes carry both images.

@@ -8,11 +8,11 @@ use super::{Shared, documents, feed, position, timestamp, transactions};
 use crate::changes::{Change, Cursor};
 use crate::schema::ClassSchema;
 use crate::storage::limits::check_id;
-use crate::storage::{Action, Guard, Refused, Unavailable, Write, WriteError, Written};
+use crate::storage::{Action, Guard, Refused, Write, WriteError, Written};
 use mongodb::ClientSession;
 use mongodb::bson::raw::cstr;
 use mongodb::bson::{Document, RawDocumentBuf, doc};
-use mongodb::error::{Error, ErrorKind};
+use mongodb::error::{Error, ErrorKind, InsertManyError};
 use mongodb::options::{ReturnDocument, SessionOptions};
 use std::sync::Arc;
 use tidings_protocol::{ClassName, Date, Object, ObjectId, Update};
@@ -91,7 +91,7 @@ async fn create(
 ) -> Result<Written, WriteError> {
     let document = documents::bounded(object, Some(schema), shared.options.object_bytes)?;
     let inserted = gathering::run(shared, &write.class, Insert(document)).await;
-    let at = inserted.unwrap_or_else(|| Err(Unavailable("the store is closed".to_owned()).into()))?;
+    let at = inserted.map_err(write_error)??;
     Ok(written(shared, at, write, (None, Some(Arc::new(object.clone())))))
 }
 
@@ -103,34 +103,38 @@ impl Gathered for Insert {
     type Done = Result<Cursor, WriteError>;
     const COMMANDS: usize = 8;
     const MOST: usize = 100;
+    /// Far less than where the driver would make two commands of it.
+    const MOST_BYTES: usize = 4 << 20;
+
+    fn bytes(&self) -> usize {
+        self.0.as_bytes().len()
+    }
 
     fn gathering(shared: &Shared) -> &Gathering<Self> {
         &shared.inserts
     }
 
-    async fn together(shared: &Shared, class: &ClassName, all: Vec<Self>) -> Vec<Self::Done> {
-        let mut session = match session(shared).await {
-            Ok(session) => session,
-            Err(error) => return vec![Err(write_error(error)); all.len()],
-        };
+    async fn together(shared: &Shared, class: &ClassName, all: Vec<Self>) -> Result<Vec<Self::Done>, Error> {
+        let mut session = session(shared).await?;
         let documents = all.iter().map(|Self(document)| document);
         let objects = shared.objects::<RawDocumentBuf>(class);
-        let inserted = objects.insert_many(documents).ordered(false).session(&mut session).await;
-        let at = written_at(shared, &session);
-        let error = match inserted {
-            Ok(_) => return vec![Ok(at); all.len()],
-            Err(error) => error,
+        let refused = match objects.insert_many(documents).ordered(false).session(&mut session).await {
+            Ok(_) => Vec::new(),
+            Err(error) => match *error.kind {
+                ErrorKind::InsertMany(InsertManyError { write_errors, write_concern_error: None, .. }) => {
+                    write_errors.unwrap_or_default()
+                }
+                // Perhaps some were inserted, and perhaps not for good.
+                _ => return Err(error),
+            },
         };
-        let ErrorKind::InsertMany(failed) = &*error.kind else { return vec![Err(write_error(error)); all.len()] };
-        // Those that are not named were inserted, but perhaps not for good.
-        let rest = if failed.write_concern_error.is_some() { Err(write_error(error.clone())) } else { Ok(at) };
-        let mut done = vec![rest; all.len()];
-        for failure in failed.write_errors.iter().flatten() {
-            if let Some(done) = done.get_mut(failure.index) {
-                *done = Err(not_inserted(failure));
+        let mut done = vec![Ok(written_at(shared, &session)); all.len()];
+        for refused in refused {
+            if let Some(done) = done.get_mut(refused.index) {
+                *done = Err(not_inserted(&refused));
             }
         }
-        done
+        Ok(done)
     }
 }
 

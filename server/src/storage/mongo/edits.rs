@@ -141,7 +141,11 @@ fn change(row: &Document, before: &ClassSchema, after: &ClassSchema) -> Document
 async fn follow(shared: &Shared, edited: &Edited) -> Result<(), mongodb::error::Error> {
     let (Some(before), Some(after)) = (&edited.before, &edited.after) else { return Ok(()) };
     let class: &ClassName = &before.class;
-    drop_relations(shared, before, &edited.removed).await?;
+    // Members go with their column.
+    for relation in before.relations(&edited.removed) {
+        shared.objects::<Document>(&relation).drop().await?;
+        shared.collections.forget(&relation);
+    }
     let gone: Document = edited.removed.iter().map(|name| (schemas::column_name(name, before), "".into())).collect();
     if !gone.is_empty() {
         let holds = gone.keys().map(|name| doc! { name: { "$exists": true } }).collect::<Vec<_>>();
@@ -167,23 +171,19 @@ async fn follow(shared: &Shared, edited: &Edited) -> Result<(), mongodb::error::
 
 /// What goes with a class.
 async fn remove(shared: &Shared, class: &ClassName, edited: &Edited) -> Result<(), mongodb::error::Error> {
-    if let Some(before) = &edited.before {
-        drop_relations(shared, before, &edited.removed).await?;
+    if edited.before.is_none() {
+        let rows = shared.db.collection::<Document>(schemas::COLLECTION);
+        if rows.find_one(doc! { "_id": class.as_str() }).await?.is_some() {
+            // Somebody has made it anew.
+            return Ok(());
+        }
+    }
+    let is_of_class = |name: &str| ClassName::from_trusted(name).is_relation() && name.ends_with(&format!(":{class}"));
+    for name in shared.db.list_collection_names().await?.iter().filter(|name| is_of_class(name)) {
+        shared.objects::<Document>(name).drop().await?;
+        shared.collections.forget(name);
     }
     shared.collections.remove(&shared.db, class).await
-}
-
-/// The members of relations go with their column.
-async fn drop_relations(
-    shared: &Shared,
-    before: &ClassSchema,
-    removed: &[CompactString],
-) -> Result<(), mongodb::error::Error> {
-    for relation in before.relations(removed) {
-        shared.objects::<Document>(&relation).drop().await?;
-        shared.collections.forget(&relation);
-    }
-    Ok(())
 }
 
 fn invalid_class(message: String) -> Failure {

@@ -22,6 +22,7 @@ const MISFITS: [i32; 4] = [2, 14, 28, 40];
 const NAMESPACE_EXISTS: i32 = 48;
 const NAMESPACE_NOT_FOUND: i32 = 26;
 const INDEX_NOT_FOUND: i32 = 27;
+const UNAUTHORIZED: i32 = 13;
 /// The server no longer has the state, or cannot give it while collections or indexes are being made.
 const SNAPSHOT_UNAVAILABLE: [i32; 2] = [246, 239];
 /// `distinct too big, 16mb cap`, `BSONObjectTooLarge`, `QueryExceededMemoryLimitNoDiskUseAllowed`.
@@ -38,7 +39,14 @@ const GONE_AWAY: [i32; 13] = [6, 7, 89, 91, 134, 189, 262, 9_001, 10_107, 11_600
 /// What happened, in words. The driver also tells the whole answer of the server, in hexadecimal, which may hold what
 /// users have written.
 pub(super) fn in_words(error: &Error) -> String {
-    error.kind.to_string()
+    match &*error.kind {
+        // It lists every document.
+        ErrorKind::InsertMany(failed) => match &failed.write_concern_error {
+            Some(why) => format!("{} ({}): {}", why.code_name, why.code, why.message),
+            None => "documents were refused".to_owned(),
+        },
+        other => other.to_string(),
+    }
 }
 
 pub(super) fn unavailable(error: Error) -> Unavailable {
@@ -138,6 +146,16 @@ pub(super) fn is_too_large(error: &Error) -> bool {
 
 pub(super) fn is_snapshot_unavailable(error: &Error) -> bool {
     code(error).is_some_and(|code| SNAPSHOT_UNAVAILABLE.contains(&code))
+}
+
+/// Whether it was waited for a server as long as one may, in vain.
+pub(super) fn has_no_server(error: &Error) -> bool {
+    matches!(&*error.kind, ErrorKind::ServerSelection { .. })
+}
+
+/// Whether a user lacks a right.
+pub(super) fn is_forbidden(error: &Error) -> bool {
+    code(error) == Some(UNAUTHORIZED)
 }
 
 /// Whether a read may well succeed when it is tried again, at another server.

@@ -26,7 +26,7 @@ const AWAIT: Duration = Duration::from_millis(500);
 const REST: Duration = Duration::from_millis(100);
 /// No bound: else the first answer ends after 101 events, in the middle of a transaction.
 const MOST_EVENTS: u32 = i32::MAX as u32;
-/// An answer that is larger may have been cut in the middle of a transaction; a smaller one ends where the news end.
+/// An answer that is larger may have been cut in the middle of a position; a smaller one ends where the news end.
 const WHOLE_BYTES: usize = 1 << 20;
 /// The stream's history has passed the point where it should begin.
 const HISTORY_LOST: i32 = 286;
@@ -110,8 +110,11 @@ async fn follow_once(shared: &Arc<Shared>, after: &mut Position, telling: Tellin
         let Told { changes, until } = reader.read(&batch)?;
         reader.dropped.drain(..).for_each(|class| shared.collections.forget(&class));
         for class in reader.unready.drain(..) {
-            shared.collections.doubt(&class);
-            adopt(shared, class);
+            match shared.collections.is_ready(&class) {
+                true if shared.collections.doubt(&class) => look_after(shared, class),
+                true => {}
+                false => adopt(shared, class),
+            }
         }
         for committed in &changes {
             shared.recent.hear(&committed.change);
@@ -142,6 +145,16 @@ fn adopt(shared: &Arc<Shared>, class: ClassName) {
         let shared = shared.clone();
         shared.runtime.clone().spawn(async move { shared.collections.adopt(&shared.db, &class).await });
     }
+}
+
+/// The same for a class that had them once.
+fn look_after(shared: &Arc<Shared>, class: ClassName) {
+    let shared = shared.clone();
+    shared.runtime.clone().spawn(async move {
+        if let Err(error) = shared.collections.create(&shared.db, &class).await {
+            tracing::warn!(%class, error = in_words(&error), "its changes came without images");
+        }
+    });
 }
 
 async fn open(shared: &Shared, after: Position, wait: Duration, telling: Telling) -> Result<RawBatchCursor, Error> {
@@ -238,6 +251,16 @@ fn seen(batch: &RawBatch) -> Option<Position> {
     u64::from_str_radix(token.strip_prefix("82")?.get(..16)?, 16).ok()
 }
 
+/// Up to where all is told by an answer whose newest event is of this time, and which has looked up to `seen`. Of that time
+/// itself more may come where the answer may have been cut, and from a router: it hears of several shards, whose clocks may say
+/// the same.
+fn told_until(newest: Position, seen: Option<Position>, is_router: bool, bytes: usize) -> Position {
+    match seen.map(|seen| seen.saturating_sub(1)) {
+        Some(before) if is_router || bytes > WHOLE_BYTES => before,
+        before => before.unwrap_or_default().max(newest),
+    }
+}
+
 /// What a batch tells.
 struct Told {
     changes: Vec<Arc<Committed>>,
@@ -253,7 +276,7 @@ struct Reader {
     schemas: Classes,
     /// Classes of which this batch does not tell how they have changed.
     found: Classes,
-    /// The beginning of a transaction whose end has not come yet.
+    /// The beginning of a position whose end has not come yet.
     held: Vec<Arc<Committed>>,
     /// Collections that are not what they were: dropped, renamed, or another has their name now.
     dropped: Vec<ClassName>,
@@ -262,6 +285,7 @@ struct Reader {
     /// Where the next event of this time comes in the order of all events of that time.
     next: (Position, u32),
     files_url: Option<String>,
+    is_router: bool,
 }
 
 impl Reader {
@@ -274,31 +298,24 @@ impl Reader {
             unready: Vec::new(),
             next: (0, 0),
             files_url: shared.options.files_url.clone(),
+            is_router: shared.is_router,
         }
     }
 
     fn read(&mut self, batch: &RawBatch) -> Result<Told, Error> {
         let mut changes = std::mem::take(&mut self.held);
-        // The token's own time may have more events.
-        let mut until = seen(batch).map_or(0, |seen| seen.saturating_sub(1));
-        let mut is_open = false;
+        let mut newest = changes.last().map_or(0, |last| last.position);
         for event in batch.doc_slices()? {
             let Some(event) = event.ok().and_then(RawBsonRef::as_document) else { continue };
-            is_open = event.get("txnNumber").ok().flatten().is_some();
             let Ok(time) = event.get_timestamp("clusterTime").map(position) else { continue };
-            until = until.max(time);
+            newest = newest.max(time);
             let ordinal = self.ordinal(time);
             let committed = |change| Arc::new(Committed { position: time, ordinal, change });
             changes.extend(self.changes(event).into_iter().map(committed));
         }
-        let last = changes.last().map_or(0, |last| last.position);
-        // What was held is told with an answer that may have nothing else.
-        until = until.max(last);
-        if is_open && batch.as_raw_document().as_bytes().len() > WHOLE_BYTES {
-            let whole = changes.partition_point(|change| change.position < last);
-            self.held = changes.split_off(whole);
-            until = until.min(last.saturating_sub(1));
-        }
+        let until = told_until(newest, seen(batch), self.is_router, batch.as_raw_document().as_bytes().len());
+        let whole = changes.partition_point(|change| change.position <= until);
+        self.held = changes.split_off(whole);
         Ok(Told { changes, until })
     }
 
@@ -426,4 +443,30 @@ fn is_only_held(event: &RawDocument) -> bool {
     let unset = update.get_array("removedFields").into_iter().flatten().flatten().filter_map(RawBsonRef::as_str);
     let mut names = set.map(|(name, _)| name.as_str()).chain(unset).peekable();
     names.peek().is_some() && names.all(|name| name == HELD)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_is_told_when_nothing_more_can_come_of_it() {
+        let large = WHOLE_BYTES + 1;
+        for (newest, seen, is_router, bytes, until) in [
+            // A small answer of one member ends where the news end.
+            (7, Some(7), false, 100, 7),
+            (7, Some(9), false, 100, 8),
+            (0, Some(9), false, 100, 8),
+            (7, None, false, 100, 7),
+            // A large one may have been cut.
+            (7, Some(7), false, large, 6),
+            (7, Some(9), false, large, 8),
+            // Another shard may have more of the same time.
+            (7, Some(7), true, 100, 6),
+            (7, Some(8), true, 100, 7),
+            (0, Some(9), true, 100, 8),
+        ] {
+            assert_eq!(told_until(newest, seen, is_router, bytes), until, "{newest} {seen:?} {is_router} {bytes}");
+        }
+    }
 }

@@ -4,8 +4,11 @@
 //! load, whoever comes waits for one of the commands that are under way, and then goes with all who wait.
 
 use super::Shared;
+use super::errors::has_no_server;
+use mongodb::error::{Error, Result};
 use std::collections::HashMap;
 use std::future::Future;
+use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tidings_protocol::ClassName;
 use tokio::sync::oneshot;
@@ -15,14 +18,24 @@ pub(super) trait Gathered: Sized + Send + 'static {
     type Done: Send + 'static;
     /// How many commands of a class are under way before the next ones wait.
     const COMMANDS: usize;
-    /// How many objects a command is for.
+    /// How many objects a command is for, and of how many bytes. One it is always for.
     const MOST: usize;
+    const MOST_BYTES: usize;
+
+    fn bytes(&self) -> usize;
 
     /// Where those wait who want this.
     fn gathering(shared: &Shared) -> &Gathering<Self>;
 
     /// Does it for all of them; answers in their order.
-    fn together(shared: &Shared, class: &ClassName, all: Vec<Self>) -> impl Future<Output = Vec<Self::Done>> + Send;
+    ///
+    /// # Errors
+    /// When nothing can be said of any of them.
+    fn together(
+        shared: &Shared,
+        class: &ClassName,
+        all: Vec<Self>,
+    ) -> impl Future<Output = Result<Vec<Self::Done>>> + Send;
 }
 
 pub(super) struct Gathering<W: Gathered> {
@@ -37,18 +50,22 @@ struct Line<W: Gathered> {
 
 struct Waiting<W: Gathered> {
     work: W,
-    done: oneshot::Sender<W::Done>,
+    done: oneshot::Sender<Result<W::Done>>,
 }
 
 /// One of the commands that may be under way. Whoever ends it, or is ended in it, passes it on to those who wait.
 struct Turn<W: Gathered> {
     shared: Arc<Shared>,
     class: ClassName,
-    work: std::marker::PhantomData<fn(W)>,
+    work: PhantomData<fn(W)>,
 }
 
-/// Does this, perhaps together with others. `None` where nobody is left to do it, as the store is closed.
-pub(super) async fn run<W: Gathered>(shared: &Arc<Shared>, class: &ClassName, work: W) -> Option<W::Done> {
+/// Does this, perhaps together with others.
+///
+/// # Errors
+/// Where it is not known what was done.
+pub(super) async fn run<W: Gathered>(shared: &Arc<Shared>, class: &ClassName, work: W) -> Result<W::Done> {
+    let closed = || Error::custom("the store is closed");
     let turn = {
         let mut classes = W::gathering(shared).lock();
         let line = classes.entry(class.clone()).or_default();
@@ -62,8 +79,8 @@ pub(super) async fn run<W: Gathered>(shared: &Arc<Shared>, class: &ClassName, wo
         }
     };
     match turn {
-        Ok((turn, work)) => W::together(&turn.shared, class, vec![work]).await.pop(),
-        Err(answer) => answer.await.ok(),
+        Ok((turn, work)) => turn.together(vec![work]).await?.pop().ok_or_else(closed),
+        Err(answer) => answer.await.unwrap_or_else(|_| Err(closed())),
     }
 }
 
@@ -89,7 +106,15 @@ impl<W: Gathered> Gathering<W> {
     fn next(&self, class: &ClassName) -> Vec<Waiting<W>> {
         let mut classes = self.lock();
         let Some(line) = classes.get_mut(class) else { return Vec::new() };
-        let rest = line.waiting.split_off(line.waiting.len().min(W::MOST));
+        // Who has gone away meanwhile wants nothing any more.
+        line.waiting.retain(|waiting| !waiting.done.is_closed());
+        let mut bytes = 0;
+        let fits = |waiting: &Waiting<W>| {
+            bytes += waiting.work.bytes();
+            bytes <= W::MOST_BYTES
+        };
+        let fitting = line.waiting.iter().take(W::MOST).map(fits).take_while(|fits| *fits).count().max(1);
+        let rest = line.waiting.split_off(fitting.min(line.waiting.len()));
         let next = std::mem::replace(&mut line.waiting, rest);
         if next.is_empty() {
             line.under_way -= 1;
@@ -103,15 +128,38 @@ impl<W: Gathered> Gathering<W> {
 
 impl<W: Gathered> Turn<W> {
     fn new(shared: &Arc<Shared>, class: &ClassName) -> Self {
-        Self { shared: shared.clone(), class: class.clone(), work: std::marker::PhantomData }
+        Self { shared: shared.clone(), class: class.clone(), work: PhantomData }
+    }
+
+    /// Where there is no server after a long wait, those who wait for us have waited as long.
+    async fn together(&self, work: Vec<W>) -> Result<Vec<W::Done>> {
+        let outcome = W::together(&self.shared, &self.class, work).await;
+        if let Err(error) = &outcome
+            && has_no_server(error)
+        {
+            let mut classes = W::gathering(&self.shared).lock();
+            let waiting = classes.get_mut(&self.class).map(|line| std::mem::take(&mut line.waiting));
+            for Waiting { done, .. } in waiting.into_iter().flatten() {
+                let _ = done.send(Err(error.clone()));
+            }
+        }
+        outcome
     }
 
     async fn serve(self, waiting: Vec<Waiting<W>>) {
         let (work, answers): (Vec<_>, Vec<_>) = waiting.into_iter().map(|one| (one.work, one.done)).unzip();
-        let done = W::together(&self.shared, &self.class, work).await;
-        for (answer, done) in answers.into_iter().zip(done) {
-            // Who has gone away meanwhile needs none.
-            let _ = answer.send(done);
+        match self.together(work).await {
+            Ok(done) => {
+                for (answer, done) in answers.into_iter().zip(done) {
+                    // Who has gone away meanwhile needs none.
+                    let _ = answer.send(Ok(done));
+                }
+            }
+            Err(error) => {
+                for answer in answers {
+                    let _ = answer.send(Err(error.clone()));
+                }
+            }
         }
     }
 }

@@ -244,11 +244,8 @@ impl<'a> Reader<'a> {
     fn as_of_our_moment(&self, command: &mut RawDocumentBuf) {
         if self.shared.standalone.is_none() {
             let mut concern = rawdoc! { "level": "snapshot" };
-            match self.at {
-                Some(at) => concern.append(cstr!("atClusterTime"), timestamp(at)),
-                // The newest that there is, and no older than what we know of: a new primary may not know at once what
-                // most members have.
-                None => concern.append(cstr!("afterClusterTime"), timestamp(self.shared.tail.newest())),
+            if let Some(at) = self.at {
+                concern.append(cstr!("atClusterTime"), timestamp(at));
             }
             command.append(cstr!("readConcern"), concern);
         }
@@ -256,36 +253,38 @@ impl<'a> Reader<'a> {
 }
 
 /// Reads an object as of now: the newest state that there is.
-pub(super) async fn get(shared: &Arc<Shared>, class: &ClassName, id: &ObjectId) -> <Get as Gathered>::Done {
-    let done = gathering::run(shared, class, Get(id.clone())).await;
-    done.unwrap_or_else(|| Err(Error::custom("the store is closed")))
+pub(super) async fn get(shared: &Arc<Shared>, class: &ClassName, id: &ObjectId) -> Result<GotAt, Error> {
+    gathering::run(shared, class, Get(id.clone())).await
 }
+
+/// An object as of a moment, if it was there.
+pub(super) type GotAt = (Option<Arc<Object>>, Option<Position>);
 
 /// Single objects are read together under load.
 pub(super) struct Get(ObjectId);
 
 impl Gathered for Get {
-    /// An object as of a moment, if it was there.
-    type Done = Result<(Option<Arc<Object>>, Option<Position>), Error>;
+    type Done = GotAt;
     const COMMANDS: usize = 8;
     const MOST: usize = 1_000;
+    const MOST_BYTES: usize = 1 << 20;
+
+    fn bytes(&self) -> usize {
+        self.0.len()
+    }
 
     fn gathering(shared: &Shared) -> &Gathering<Self> {
         &shared.gets
     }
 
-    async fn together(shared: &Shared, class: &ClassName, all: Vec<Self>) -> Vec<Self::Done> {
+    async fn together(shared: &Shared, class: &ClassName, all: Vec<Self>) -> Result<Vec<GotAt>, Error> {
         let mut ids: Vec<_> = all.iter().map(|Self(id)| id).collect();
         ids.sort_unstable();
         ids.dedup();
         let mut reader = Reader::new(shared, None);
-        match reader.get(class, &ids).await {
-            Ok(objects) => {
-                let found: HashMap<_, _> = objects.iter().map(|object| (&object.id, object)).collect();
-                all.iter().map(|Self(id)| Ok((found.get(id).copied().cloned(), reader.at))).collect()
-            }
-            Err(error) => all.iter().map(|_| Err(error.clone())).collect(),
-        }
+        let objects = reader.get(class, &ids).await?;
+        let found: HashMap<_, _> = objects.iter().map(|object| (&object.id, object)).collect();
+        Ok(all.iter().map(|Self(id)| (found.get(id).copied().cloned(), reader.at)).collect())
     }
 }
 

@@ -527,6 +527,13 @@ async fn a_deletion_that_was_broken_off_is_ended_by_the_next() {
     assert!(indexes(&raw, &class).await.is_some());
     delete_class().await.unwrap();
     assert_eq!(indexes(&raw, &class).await, None, "there is no such collection");
+    // Broken off later: what was put aside comes back, and members go.
+    let (aside, members) = (format!("_Tidings:{class}"), format!("_Join:likes:{class}"));
+    raw.collection::<Document>(&aside).insert_one(doc! { "_id": "b" }).await.unwrap();
+    raw.collection::<Document>(&members).insert_one(doc! { "owningId": "a", "relatedId": "b" }).await.unwrap();
+    delete_class().await.unwrap();
+    assert_eq!(raw.collection::<Document>(&class).distinct("_id", doc! {}).await.unwrap(), ["b".into()]);
+    assert!(raw.list_collection_names().await.unwrap().iter().all(|name| *name != aside && *name != members));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -42,9 +42,20 @@ pub(super) struct Deadlines<S> {
     progress: Duration,
     idle: Duration,
     reading: Timer,
+    /// For what `reading` runs.
+    awaited: Awaited,
     writing: Timer,
     /// Whether a part of the next head has come.
     in_head: bool,
+}
+
+/// What a peer may take its time for.
+#[derive(Clone, Copy, PartialEq)]
+enum Awaited {
+    NextRequest,
+    RestOfHead,
+    /// Of a body, or, where nothing is asked of the peer, of the answer.
+    Progress,
 }
 
 impl<S> Deadlines<S> {
@@ -61,6 +72,7 @@ impl<S> Deadlines<S> {
             progress: limits.progress_timeout,
             idle: limits.idle_timeout,
             reading: Timer::default(),
+            awaited: Awaited::Progress,
             writing: Timer::default(),
             in_head: false,
         }
@@ -81,17 +93,23 @@ impl<S: AsyncRead + Unpin> AsyncRead for Deadlines<S> {
                 }
                 this.in_head = between;
                 if begins_head {
+                    this.awaited = Awaited::RestOfHead;
                     this.reading.start(this.head);
                 }
                 Poll::Ready(result)
             }
             Poll::Pending => {
-                let limit = match (between, this.in_head) {
-                    (true, true) => this.head,
-                    (true, false) => this.idle,
-                    (false, _) => this.progress,
+                let (awaited, limit) = match (between, this.in_head) {
+                    (true, true) => (Awaited::RestOfHead, this.head),
+                    (true, false) => (Awaited::NextRequest, this.idle),
+                    (false, _) => (Awaited::Progress, this.progress),
                 };
                 this.in_head &= between;
+                // A request may have come whole, or been answered, since the last piece.
+                if awaited != this.awaited {
+                    this.awaited = awaited;
+                    this.reading.stop();
+                }
                 this.reading.poll(limit, cx)
             }
         }
@@ -217,5 +235,20 @@ mod tests {
         stream.read_u16().await.unwrap();
         assert_eq!(seconds_until_timeout(&mut stream).await, 10, "a head that stops");
         near.write_all(b"x").await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_came_whole_is_not_timed_as_a_head() {
+        let (mut near, far) = duplex(64);
+        let phase = Arc::new(Phase::default());
+        let mut stream = Deadlines::new(far, phase.clone(), &limits());
+        phase.end_request();
+        near.write_all(b"GE").await.unwrap();
+        stream.read_u16().await.unwrap();
+        phase.begin_request();
+        let waiting = tokio::time::timeout(Duration::from_secs(25), stream.read_u8()).await;
+        assert!(waiting.is_err(), "the answer takes its time: {waiting:?}");
+        phase.end_request();
+        assert_eq!(seconds_until_timeout(&mut stream).await, 75, "no further request");
     }
 }

@@ -30,6 +30,8 @@ const TOO_LARGE: [i32; 3] = [17_217, 10_334, 292];
 
 /// `Can't extract geo keys`: the index of a polygon's column refuses it.
 const NO_GEOMETRY: i32 = 16_755;
+/// `CannotIndexParallelArrays`: of the fields of an index only one may be a list.
+const PARALLEL_LISTS: i32 = 171;
 
 /// A server that is not the primary any more, shuts down, or cannot be reached: what the
 /// [specification of retryable reads](https://github.com/mongodb/specifications/blob/master/source/retryable-reads/retryable-reads.md)
@@ -66,12 +68,17 @@ impl From<Malformed> for WriteError {
 }
 
 pub(super) fn write_error(error: Error) -> WriteError {
-    if code(&error) == Some(NO_GEOMETRY) { no_geometry() } else { unavailable(error).into() }
+    code(&error).and_then(not_indexed).unwrap_or_else(|| unavailable(error).into())
 }
 
-fn no_geometry() -> WriteError {
-    let message = "A polygon here has edges that do not cross, and no corner twice.";
-    tidings_protocol::Error::incorrect_type(message).into()
+/// What an index cannot hold, nobody may write.
+fn not_indexed(code: i32) -> Option<WriteError> {
+    let message = match code {
+        NO_GEOMETRY => "A polygon here has edges that do not cross, and no corner twice.",
+        PARALLEL_LISTS => "Only one of the fields that an index holds together may be a list.",
+        _ => return None,
+    };
+    Some(tidings_protocol::Error::incorrect_type(message).into())
 }
 
 /// Why an object could not be inserted.
@@ -86,8 +93,7 @@ pub(super) fn insertion_error(error: &Error) -> WriteError {
 pub(super) fn not_inserted(error: &IndexedWriteError) -> WriteError {
     match error.code {
         DUPLICATE_KEY => duplicate(&error.message),
-        NO_GEOMETRY => no_geometry(),
-        code => Unavailable(format!("MongoDB: {code}, {}", error.message)).into(),
+        code => not_indexed(code).unwrap_or_else(|| Unavailable(format!("MongoDB: {code}, {}", error.message)).into()),
     }
 }
 

@@ -598,6 +598,22 @@ async fn polygons_that_cross_themselves_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lists_that_no_index_holds_together_are_refused() {
+    let Some((store, _, raw)) = two_nodes().await else { return };
+    let class = fresh_class("Lists");
+    done(&*store, create(&class, "a", r#"{"one":[1],"other":1}"#)).await;
+    let both = doc! { "key": { "one": 1, "other": 1 }, "name": "both" };
+    raw.run_command(doc! { "createIndexes": class.as_str(), "indexes": [both] }).await.unwrap();
+    for write in [create(&class, "b", r#"{"one":[1],"other":[1]}"#), update(&class, "a", r#"{"other":[1]}"#)] {
+        let write = Write { fields: Vec::new(), ..write };
+        for writes in [vec![write.clone()], vec![write, create(&class, "c", "{}")]] {
+            let refused = store.commit(writes).await.unwrap_err();
+            assert!(matches!(&refused.error, WriteError::Rejected(error) if error.code.number() == 111), "{refused:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_of_classes_are_heard_without_images() {
     let Some((store, other, raw)) = two_nodes().await else { return };
     let class = fresh_class("Closing");

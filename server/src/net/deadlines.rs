@@ -149,6 +149,10 @@ impl<S> Deadlines<S> {
         match written {
             Poll::Ready(written) => {
                 self.writing.stop();
+                // Who takes an answer piece by piece is not idle.
+                if self.awaited != Awaited::RestOfHead {
+                    self.reading.stop();
+                }
                 Poll::Ready(written)
             }
             Poll::Pending => match self.writing.poll(self.progress, cx) {

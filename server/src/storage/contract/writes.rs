@@ -137,7 +137,9 @@ pub async fn an_expectation_must_hold(stores: &dyn Stores) {
     let both = vec![expect(r#"{"state":"closed"}"#), create(&class, "c", "{}")];
     assert_eq!(store.commit(both).await.unwrap_err(), WriteError::Unexpected.into());
     assert_eq!(get(&*store, &class, "c").await, None);
-    assert_eq!(store.snapshot().await.unwrap().cursor(), before);
+    if stores.have_one_queue() {
+        assert_eq!(store.snapshot().await.unwrap().cursor(), before);
+    }
     let both = vec![expect(r#"{"state":"open"}"#), create(&class, "c", "{}")];
     let written = store.commit(both).await.unwrap();
     assert_eq!(written[0].before, written[0].after);

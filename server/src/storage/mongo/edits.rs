@@ -45,7 +45,7 @@ pub(super) async fn edit(shared: Arc<Shared>, edit: SchemaEdit) -> Result<Option
     shared.catalog.put(&class, edited.after.clone(), at);
     let followed = match &edit {
         // Also where there is no row any more: what a deletion did not get to is done by the next one.
-        SchemaEdit::Delete(class) => remove(&shared, class, &edited).await,
+        SchemaEdit::Delete(class) => remove(&shared, class).await,
         SchemaEdit::Create(_) | SchemaEdit::Update(..) => follow(&shared, &edited).await,
     };
     if is_change {
@@ -170,18 +170,20 @@ async fn follow(shared: &Shared, edited: &Edited) -> Result<(), mongodb::error::
 }
 
 /// What goes with a class.
-async fn remove(shared: &Shared, class: &ClassName, edited: &Edited) -> Result<(), mongodb::error::Error> {
-    if edited.before.is_none() {
-        let rows = shared.db.collection::<Document>(schemas::COLLECTION);
-        if rows.find_one(doc! { "_id": class.as_str() }).await?.is_some() {
-            // Somebody has made it anew.
-            return Ok(());
-        }
-    }
+async fn remove(shared: &Shared, class: &ClassName) -> Result<(), mongodb::error::Error> {
+    let rows = shared.db.collection::<Document>(schemas::COLLECTION);
+    // Then what is there is not what was to go.
+    let is_made_anew = async || rows.find_one(doc! { "_id": class.as_str() }).await.map(|row| row.is_some());
     let is_of_class = |name: &str| ClassName::from_trusted(name).is_relation() && name.ends_with(&format!(":{class}"));
     for name in shared.db.list_collection_names().await?.iter().filter(|name| is_of_class(name)) {
+        if is_made_anew().await? {
+            return Ok(());
+        }
         shared.objects::<Document>(name).drop().await?;
         shared.collections.forget(name);
+    }
+    if is_made_anew().await? {
+        return Ok(());
     }
     shared.collections.remove(&shared.db, class).await
 }

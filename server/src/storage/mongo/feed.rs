@@ -26,7 +26,8 @@ const AWAIT: Duration = Duration::from_millis(500);
 const REST: Duration = Duration::from_millis(100);
 /// No bound: else the first answer ends after 101 events, in the middle of a transaction.
 const MOST_EVENTS: u32 = i32::MAX as u32;
-/// An answer that is larger may have been cut in the middle of a position; a smaller one ends where the news end.
+/// An answer that is larger may have been cut in the middle of a position; a smaller one ends where the news end, unless a
+/// single change of more than 15 MiB comes next.
 const WHOLE_BYTES: usize = 1 << 20;
 /// The stream's history has passed the point where it should begin.
 const HISTORY_LOST: i32 = 286;
@@ -132,7 +133,7 @@ async fn follow_once(shared: &Arc<Shared>, after: &mut Position, telling: Tellin
         }
         // A moment of minutes ago can no longer be read, nor may a cursor grow old where nothing happens.
         shared.tail.told(until);
-        if is_news && telling == Telling::Small && reader.held.is_empty() {
+        if is_news && telling == Telling::Small {
             return Ok(());
         }
     }
@@ -223,7 +224,8 @@ impl Log {
                     found.push(committed);
                 }
                 at = at.max(until);
-                if reader.held.is_empty() && seen(&batch).is_none_or(|seen| seen >= end) {
+                // What is held beyond is for whoever asks next.
+                if at >= end || reader.held.is_empty() && seen(&batch).is_none_or(|seen| seen >= end) {
                     return Ok(found);
                 }
             }
@@ -251,12 +253,10 @@ fn seen(batch: &RawBatch) -> Option<Position> {
     u64::from_str_radix(token.strip_prefix("82")?.get(..16)?, 16).ok()
 }
 
-/// Up to where all is told by an answer whose newest event is of this time, and which has looked up to `seen`. Of that time
-/// itself more may come where the answer may have been cut, and from a router: it hears of several shards, whose clocks may say
-/// the same.
-fn told_until(newest: Position, seen: Option<Position>, is_router: bool, bytes: usize) -> Position {
+/// Up to where all is told by an answer whose newest event is of this time, and which has looked up to `seen`.
+fn told_until(newest: Position, seen: Option<Position>, may_go_on: bool) -> Position {
     match seen.map(|seen| seen.saturating_sub(1)) {
-        Some(before) if is_router || bytes > WHOLE_BYTES => before,
+        Some(before) if may_go_on => before,
         before => before.unwrap_or_default().max(newest),
     }
 }
@@ -302,18 +302,27 @@ impl Reader {
         }
     }
 
+    /// Takes a batch. Of the time of its last event more may come if that is one of several and the answer may have been cut,
+    /// and from a router: it hears of several shards, whose clocks may say the same. Then that is told when the token is past
+    /// it.
     fn read(&mut self, batch: &RawBatch) -> Result<Told, Error> {
         let mut changes = std::mem::take(&mut self.held);
         let mut newest = changes.last().map_or(0, |last| last.position);
+        let (mut is_over, mut is_part) = (false, false);
         for event in batch.doc_slices()? {
             let Some(event) = event.ok().and_then(RawBsonRef::as_document) else { continue };
             let Ok(time) = event.get_timestamp("clusterTime").map(position) else { continue };
+            is_over |= event.get_str("operationType").is_ok_and(|kind| kind == "invalidate");
+            is_part = time == newest || event.get("txnNumber").ok().flatten().is_some();
             newest = newest.max(time);
             let ordinal = self.ordinal(time);
             let committed = |change| Arc::new(Committed { position: time, ordinal, change });
             changes.extend(self.changes(event).into_iter().map(committed));
         }
-        let until = told_until(newest, seen(batch), self.is_router, batch.as_raw_document().as_bytes().len());
+        let is_large = batch.as_raw_document().as_bytes().len() > WHOLE_BYTES;
+        let may_go_on = self.is_router || is_large && is_part;
+        // The stream ends with the database, and begins again behind that.
+        let until = if is_over { newest } else { told_until(newest, seen(batch), may_go_on) };
         let whole = changes.partition_point(|change| change.position <= until);
         self.held = changes.split_off(whole);
         Ok(Told { changes, until })
@@ -450,23 +459,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_position_is_told_when_nothing_more_can_come_of_it() {
-        let large = WHOLE_BYTES + 1;
-        for (newest, seen, is_router, bytes, until) in [
-            // A small answer of one member ends where the news end.
-            (7, Some(7), false, 100, 7),
-            (7, Some(9), false, 100, 8),
-            (0, Some(9), false, 100, 8),
-            (7, None, false, 100, 7),
-            // A large one may have been cut.
-            (7, Some(7), false, large, 6),
-            (7, Some(9), false, large, 8),
-            // Another shard may have more of the same time.
-            (7, Some(7), true, 100, 6),
-            (7, Some(8), true, 100, 7),
-            (0, Some(9), true, 100, 8),
+    fn a_time_is_told_when_nothing_more_can_come_of_it() {
+        for (newest, seen, may_go_on, until) in [
+            (7, Some(7), false, 7),
+            (7, Some(9), false, 8),
+            (0, Some(9), false, 8),
+            (7, None, false, 7),
+            (7, Some(7), true, 6),
+            (7, Some(8), true, 7),
+            (0, Some(9), true, 8),
         ] {
-            assert_eq!(told_until(newest, seen, is_router, bytes), until, "{newest} {seen:?} {is_router} {bytes}");
+            assert_eq!(told_until(newest, seen, may_go_on), until, "{newest} {seen:?} {may_go_on}");
         }
     }
 }

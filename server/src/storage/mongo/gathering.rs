@@ -131,7 +131,7 @@ impl<W: Gathered> Turn<W> {
         Self { shared: shared.clone(), class: class.clone(), work: PhantomData }
     }
 
-    /// Where there is no server after a long wait, those who wait for us have waited as long.
+    /// Where no server was to be had for as long as one may wait, those who wait for us are not to wait as long again.
     async fn together(&self, work: Vec<W>) -> Result<Vec<W::Done>> {
         let outcome = W::together(&self.shared, &self.class, work).await;
         if let Err(error) = &outcome

@@ -281,8 +281,14 @@ impl Gathered for Get {
         let mut ids: Vec<_> = all.iter().map(|Self(id)| id).collect();
         ids.sort_unstable();
         ids.dedup();
+        let known = shared.tail.newest();
         let mut reader = Reader::new(shared, None);
-        let objects = reader.get(class, &ids).await?;
+        let mut objects = reader.get(class, &ids).await?;
+        if reader.at.is_some_and(|at| at < known) {
+            // As each of them would ask again (see `View`), and by itself.
+            reader = Reader::new(shared, Some(known));
+            objects = reader.get(class, &ids).await?;
+        }
         let found: HashMap<_, _> = objects.iter().map(|object| (&object.id, object)).collect();
         Ok(all.iter().map(|Self(id)| (found.get(id).copied().cloned(), reader.at)).collect())
     }

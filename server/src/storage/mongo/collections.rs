@@ -74,6 +74,11 @@ impl Collections {
         }
     }
 
+    fn lock(&self) -> MutexGuard<'_, HashSet<CompactString>> {
+        // No code that runs under the lock can leave the set half-changed.
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn doubted(&self) -> MutexGuard<'_, HashMap<CompactString, Option<Instant>>> {
         // As above.
         self.doubted.lock().unwrap_or_else(PoisonError::into_inner)
@@ -85,11 +90,6 @@ impl Collections {
             Ok(()) => self.set_ready(class),
             Err(error) => tracing::warn!(class, error = in_words(&error), "its collection cannot be made yet"),
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashSet<CompactString>> {
-        // No code that runs under the lock can leave the set half-changed.
-        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The collection of a class that begins with these columns.

@@ -58,7 +58,8 @@ pub(super) async fn edit(shared: Arc<Shared>, edit: SchemaEdit) -> Result<Option
 
 async fn attempt(shared: &Shared, session: &mut ClientSession, edit: &SchemaEdit) -> Result<Edited, Failure> {
     let rows = shared.db.collection::<Document>(schemas::COLLECTION);
-    let unchanged = |schema: Option<Arc<ClassSchema>>| Edited { before: None, after: schema, removed: Vec::new() };
+    // Where nothing of a class that stays is to follow.
+    let done = |schema: Option<Arc<ClassSchema>>| Edited { before: None, after: schema, removed: Vec::new() };
     match edit {
         SchemaEdit::Create(schema) => {
             let inserted = rows.insert_one(schemas::encode(schema)).session(session).await;
@@ -66,7 +67,7 @@ async fn attempt(shared: &Shared, session: &mut ClientSession, edit: &SchemaEdit
                 Refusal::DuplicateKey => invalid_class(format!("Class {} already exists.", schema.class)),
                 Refusal::Misfit | Refusal::Other => Failure::Database(error),
             })?;
-            Ok(unchanged(Some(Arc::new(schema.clone()))))
+            Ok(done(Some(Arc::new(schema.clone()))))
         }
         SchemaEdit::Update(class, changes) => {
             let row = rows.find_one(doc! { "_id": class.as_str() }).session(&mut *session).await?;
@@ -75,7 +76,7 @@ async fn attempt(shared: &Shared, session: &mut ClientSession, edit: &SchemaEdit
             };
             let after = before.edited(changes)?;
             if after == before && changes.remove_fields.is_empty() {
-                return Ok(unchanged(Some(Arc::new(after))));
+                return Ok(done(Some(Arc::new(after))));
             }
             let change = change(&row, &before, &after);
             let mut filter = doc! { "_id": class.as_str() };
@@ -84,17 +85,14 @@ async fn attempt(shared: &Shared, session: &mut ClientSession, edit: &SchemaEdit
             Ok(Edited { before: Some(before), after: Some(Arc::new(after)), removed: changes.remove_fields.clone() })
         }
         SchemaEdit::Delete(class) => {
-            let row = rows.find_one(doc! { "_id": class.as_str() }).session(&mut *session).await?;
             let objects = shared.objects::<Document>(class);
             let count = objects.count_documents(doc! {}).session(&mut *session).await?;
             if count > 0 {
                 let message = format!("Class {class} is not empty, contains {count} objects, cannot drop schema.");
                 return Err(Error::new(Code::InvalidSchemaOperation, message).into());
             }
-            let Some(before) = row.as_ref().and_then(schemas::decode) else { return Ok(unchanged(None)) };
             rows.delete_one(doc! { "_id": class.as_str() }).session(session).await?;
-            let removed = before.fields.keys().cloned().collect();
-            Ok(Edited { before: Some(before), after: None, removed })
+            Ok(done(None))
         }
     }
 }
@@ -174,7 +172,8 @@ async fn remove(shared: &Shared, class: &ClassName) -> Result<(), mongodb::error
     let rows = shared.db.collection::<Document>(schemas::COLLECTION);
     // Then what is there is not what was to go.
     let is_made_anew = async || rows.find_one(doc! { "_id": class.as_str() }).await.map(|row| row.is_some());
-    let is_of_class = |name: &str| ClassName::from_trusted(name).is_relation() && name.ends_with(&format!(":{class}"));
+    let end = format!(":{class}");
+    let is_of_class = |name: &str| ClassName::from_trusted(name).is_relation() && name.ends_with(&end);
     for name in shared.db.list_collection_names().await?.iter().filter(|name| is_of_class(name)) {
         if is_made_anew().await? {
             return Ok(());

@@ -133,11 +133,12 @@ impl<'a> Reader<'a> {
             self.run(command, &mut |group| group.get("_id").ok().flatten().is_none_or(&mut add)).await?;
             return Ok(distinct);
         }
-        let mut command = rawdoc! { "distinct": class, "key": stored.as_str(), "query": filter };
-        self.as_of_our_moment(&mut command);
-        let answer = RawDocumentBuf::try_from(self.shared.db.run_raw_command(command).await?)?;
-        if self.at.is_none() {
-            self.at = moment(&answer);
+        let command = rawdoc! { "distinct": class, "key": stored.as_str(), "query": filter };
+        let (shared, known) = (self.shared, self.shared.tail.newest());
+        let ask = async |command| Ok::<_, Error>(RawDocumentBuf::try_from(shared.db.run_raw_command(command).await?)?);
+        let mut answer = ask(self.as_of_our_moment(&command)).await?;
+        if self.is_too_old(moment(&answer), known) {
+            answer = ask(self.as_of_our_moment(&command)).await?;
         }
         for value in answer.get_array("values")? {
             if !add(value?) {
@@ -221,14 +222,16 @@ impl<'a> Reader<'a> {
     /// Runs a command that answers with documents, as of our moment, and hands each to `take` until it returns false.
     async fn run(
         &mut self,
-        mut command: RawDocumentBuf,
+        command: RawDocumentBuf,
         take: &mut (dyn FnMut(&RawDocument) -> bool + Send),
     ) -> Result<(), Error> {
-        self.as_of_our_moment(&mut command);
-        let mut batches = self.shared.db.run_raw_cursor_command(command).batch().await?;
+        let (shared, known) = (self.shared, self.shared.tail.newest());
+        let ask = async |command| shared.db.run_raw_cursor_command(command).batch().await;
+        let mut batches = ask(self.as_of_our_moment(&command)).await?;
         while let Some(batch) = batches.try_next().await? {
-            if self.at.is_none() {
-                self.at = batch.as_raw_document().get_document("cursor").ok().and_then(moment);
+            if self.is_too_old(batch.as_raw_document().get_document("cursor").ok().and_then(moment), known) {
+                batches = ask(self.as_of_our_moment(&command)).await?;
+                continue;
             }
             for document in batch.doc_slices()? {
                 let document =
@@ -241,7 +244,18 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn as_of_our_moment(&self, command: &mut RawDocumentBuf) {
+    /// Whether to ask again, as of what was known before: a new primary has all that was answered, but may not know yet that
+    /// most members have it. It waits until it does if it is asked for that very moment.
+    fn is_too_old(&mut self, seen: Option<Position>, known: Position) -> bool {
+        if self.at.is_some() {
+            return false;
+        }
+        self.at = seen.map(|seen| seen.max(known));
+        self.at != seen
+    }
+
+    fn as_of_our_moment(&self, command: &RawDocument) -> RawDocumentBuf {
+        let mut command = command.to_owned();
         if self.shared.standalone.is_none() {
             let mut concern = rawdoc! { "level": "snapshot" };
             if let Some(at) = self.at {
@@ -249,6 +263,7 @@ impl<'a> Reader<'a> {
             }
             command.append(cstr!("readConcern"), concern);
         }
+        command
     }
 }
 
@@ -281,14 +296,8 @@ impl Gathered for Get {
         let mut ids: Vec<_> = all.iter().map(|Self(id)| id).collect();
         ids.sort_unstable();
         ids.dedup();
-        let known = shared.tail.newest();
         let mut reader = Reader::new(shared, None);
-        let mut objects = reader.get(class, &ids).await?;
-        if reader.at.is_some_and(|at| at < known) {
-            // As each of them would ask again (see `View`), and by itself.
-            reader = Reader::new(shared, Some(known));
-            objects = reader.get(class, &ids).await?;
-        }
+        let objects = reader.get(class, &ids).await?;
         let found: HashMap<_, _> = objects.iter().map(|object| (&object.id, object)).collect();
         Ok(all.iter().map(|Self(id)| (found.get(id).copied().cloned(), reader.at)).collect())
     }

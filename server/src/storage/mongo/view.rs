@@ -88,16 +88,11 @@ impl View {
 
     /// What is found, and when.
     async fn read_at(&self, at: Option<Position>, read: &Read<'_>) -> Result<(Found, Position), Error> {
-        let known = self.shared.tail.newest();
-        let now = match self.ask(at, read).await? {
-            (found, Some(seen)) if at.is_some() || seen >= known => return Ok((found, seen)),
-            // A new primary has all that was answered, but may not know yet that most members have it. It waits until it
-            // does if it is asked for that very moment.
-            (_, Some(_)) => known,
-            // That a collection is not there is said of no moment. By now it may be; then this one is refused, and we begin
-            // again.
-            (_, None) => feed::newest(&self.shared).await?,
-        };
+        if let (found, Some(seen)) = self.ask(at, read).await? {
+            return Ok((found, seen));
+        }
+        // That a collection is not there is said of no moment. By now it may be; then this one is refused, and we begin again.
+        let now = feed::newest(&self.shared).await?;
         Ok((self.ask(Some(now), read).await?.0, now))
     }
 
